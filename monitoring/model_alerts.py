@@ -5,7 +5,6 @@ from monitoring.alerts import Alert, Severity
 _BY_MODEL = "sum by (model_namespace, model_deployment)"
 _MODEL = "{{ $labels.model_namespace }}/{{ $labels.model_deployment }}"
 _REPLICA = "{{ $labels.model_namespace }}/{{ $labels.replica }}"
-_SERIES = "Series."
 
 
 def _share(outcomes: str) -> str:
@@ -75,7 +74,7 @@ MODEL_ALERTS = (
         "([when it refuses](../how-to/when-it-refuses.md)); `memroute_router_shed_tokens_total` how much "
         "is turned away.",
         do="More replicas; or the row of the reason: `memory` a shorter context, `pace` longer targets.",
-        drill=_SERIES,
+        drill="Fault on the emulated fleet: an engine that answers every request with 503; mended.",
     ),
     Alert(
         name="MemrouteFailures",
@@ -150,7 +149,7 @@ MODEL_ALERTS = (
         look="`memroute_router_kv_ceiling_ratio` (falls under preemptions), "
         "`memroute_router_foreign_tokens` (who sends past the routers?).",
         do="A lower `routing.memoryWatermark`; no traffic past the routers.",
-        drill=_SERIES,
+        drill="Fault on the emulated fleet: 24 clients that ask an engine past the routers for long answers; stopped.",
     ),
     Alert(
         name="MemrouteRetries",
@@ -166,7 +165,7 @@ MODEL_ALERTS = (
         look="`memroute_router_retries_total` by `cause`.",
         do="`push-back`: engines are full by themselves, see `memroute_router_foreign_tokens`. "
         "`no-connection`, `connection-lost`: engines die, see their logs.",
-        drill=_SERIES,
+        drill="Fault on the emulated fleet: an engine of two that answers a third of the requests with 503; mended.",
     ),
     Alert(
         name="MemrouteSafeMode",
@@ -181,7 +180,8 @@ MODEL_ALERTS = (
         look="`memroute_router_prediction_ratio` by `what`.",
         do="A proxy between router and engine that buffers, another process on the device, an engine "
         "that throttles.",
-        drill=_SERIES,
+        drill="Series. An emulated engine that became 60 times slower did not provoke it in two minutes: "
+        "what routers predict follows within seconds.",
     ),
 )  # fmt: skip
 """In the order of the page."""

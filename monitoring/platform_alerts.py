@@ -3,7 +3,6 @@
 from monitoring.alerts import Alert, Severity
 
 _DEVICE = "{{ $labels.node_name }} {{ $labels.device }}"
-_SERIES = "Series."
 # Bytes of others on a device from which on it is told: below, it is a monitor or a desktop.
 _FOREIGN_BYTES = 1024**3
 
@@ -36,7 +35,7 @@ PLATFORM_ALERTS = (
         impact="The next long prompt may kill an engine.",
         look="The condition's message names the device and the pods.",
         do="Delete the pod that it names last; another place is found for it.",
-        drill=_SERIES,
+        drill="Fault on the emulated fleet: a pod that says it was promised 200 GiB of a device; replaced.",
     ),
     Alert(
         name="MemrouteExporterStale",
@@ -104,7 +103,7 @@ PLATFORM_ALERTS = (
         look="`memroute_operator_reconcile_errors_total`, `memroute_operator_internal_errors_total`, its "
         "log.",
         do="An API server that does not answer: mend that. Else restart the operator, and report it.",
-        drill=_SERIES,
+        drill="Series. Five minutes without an API server are longer than a drill may take.",
     ),
     Alert(
         name="MemrouteOperatorRefused",
@@ -119,7 +118,7 @@ PLATFORM_ALERTS = (
         look="The operator's log; Events and conditions of the ModelDeployments.",
         do="403: a quota or rights ([access](access.md)); 422: Pod Security or a webhook; 0, 500: the "
         "API server.",
-        drill=_SERIES,
+        drill="Fault on the emulated fleet: a ResourceQuota without room for any of twelve replicas; deleted.",
     ),
     Alert(
         name="MemrouteConfigRefused",
@@ -149,7 +148,7 @@ PLATFORM_ALERTS = (
         impact="That one thing; more if it repeats.",
         look="The traceback in the log (`internal error`).",
         do="Report it.",
-        drill=_SERIES,
+        drill="Series. It takes a bug: what provokes one is mended.",
     ),
     Alert(
         name="MemrouteRouterSlow",
@@ -162,7 +161,7 @@ PLATFORM_ALERTS = (
         impact="Every answer through it is late.",
         look="The dashboard *Router*: CPU, requests, tokens; CPU limits (throttling).",
         do="More routers, or no CPU limit.",
-        drill=_SERIES,
+        drill="Fault on the emulated fleet: a router that is stopped for two thirds of the time; let go.",
     ),
     Alert(
         name="MemrouteRouterGone",
@@ -190,7 +189,7 @@ PLATFORM_ALERTS = (
         look="`memroute_router_peer_datagrams_dropped_total` by `reason`; UDP between the pods.",
         do="Open the port of peers; give all routers the same secret "
         "([several routers](../how-to/several-routers.md)).",
-        drill=_SERIES,
+        drill="Fault on the emulated fleet: one router of two that is stopped; let go.",
     ),
 )  # fmt: skip
 """In the order of the page."""

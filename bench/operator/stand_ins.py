@@ -249,5 +249,8 @@ def model_deployment(number: int, replicas: int) -> KubeObject:
         "apiVersion": MODEL_DEPLOYMENTS.api_version,
         "kind": MODEL_DEPLOYMENTS.kind,
         "metadata": {"name": f"model-{number}"},
-        "spec": {"model": {"name": MODELS[number % len(MODELS)]}, "replicas": replicas},
+        "spec": {
+            "model": {"name": MODELS[number % len(MODELS)], "servedName": f"model-{number}"},
+            "replicas": replicas,
+        },
     }

@@ -21,7 +21,8 @@ compare    replicas placed, of those that the exact optimum places; bytes strand
            What is wanted is cut, oldest first, to what the optimum just holds: its answer is all
 scale      seconds of one plan at the size of a fleet (10,000 GPUs x 1,000 models)
 
-policies   memroute is one plan of all that is wanted, memroute-online one plan for each
+policies   memroute is one plan of all that is wanted (memroute-bytes without a look at bandwidth,
+           memroute-limited with a limit of contention), memroute-online one plan for each
            deployment as it comes; the others place one replica after the other. `decreasing` sorts
            all by size first. The optimum knows everything in advance, for all of them
 
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     cases=tuple(options.cases.split(",")),
                     policies=tuple(options.policies.split(",")),
                     seeds=tuple(range(1, options.seeds + 1)),
+                    part_ratio=options.part,
                     limit_seconds=options.limit,
                 )
             )
@@ -84,6 +86,14 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error(f"no such folder: {options.plot.parent}")
 
 
+def _ratio(text: str) -> float:
+    value = positive(text)
+    if value > 1:
+        msg = f"{text} is more than 1"
+        raise argparse.ArgumentTypeError(msg)
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench.placement",
@@ -104,6 +114,11 @@ def _parser() -> argparse.ArgumentParser:
         "--limit", type=positive, default=2.0,
         help="seconds for each program of HiGHS (default: 2); what is not answered by then "
         "counts as more than fits",
+    )  # fmt: skip
+    parser.add_argument(
+        "--part", type=_ratio, default=1.0,
+        help="share of what just fits that is wanted (default: 1): below it the cluster has room, "
+        "and engines need not share devices",
     )  # fmt: skip
     sizes = parser.add_argument_group("scale")
     sizes.add_argument(

@@ -44,6 +44,8 @@ class Books:
             for node in instance.inventory.nodes
         }
         self.num_placed = 0
+        self.occupancies: dict[str, list[float]] = defaultdict(list)
+        """Shares of a shared device's time that the engines on it take, by its UUID."""
         self.num_never_starts = 0
         self.placed_bytes = 0
 
@@ -106,7 +108,17 @@ class Books:
                 raise IllegalChoiceError(msg)
             self.promised_bytes[uuid] += need
             self.num_promised[uuid] += 1
+            self.occupancies[uuid].append(replica.occupancy_on(device.product) or 0.0)
         return starts
+
+    def contention(self) -> float | None:
+        """What engines want of the time of a shared device that has any: the mean over devices."""
+        sums = [sum(shares) for shares in self.occupancies.values() if shares]
+        return sum(sums) / len(sums) if sums else None
+
+    def lost_engines(self) -> float:
+        """Engines' worth of time that devices do not have when all engines have work at once."""
+        return sum(max(0.0, sum(shares) - 1) for shares in self.occupancies.values())
 
     def usable_bytes(self) -> int:
         """Of all devices, when nothing runs."""

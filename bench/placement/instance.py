@@ -21,6 +21,7 @@ from memroute.placement import (
     ReplicaKey,
     WantedReplica,
 )
+from memroute.sizing.occupancy import occupancy_ratio
 from memroute.units import MIB, ceil_div
 
 UNIT_BYTES = 512 * MIB
@@ -111,9 +112,21 @@ def deployment(
             footprint=footprint,
             mode=mode,
             node_selector=selector or {},
+            occupancies_by_product=_occupancies(size),
         )
         for index in range(num_replicas)
     )
+
+
+@lru_cache(maxsize=1024)
+def _occupancies(size: ModelSize) -> dict[str, float]:
+    """The share of each kind of accelerator's time that its engine takes."""
+    found = {}
+    for row in ACCELERATORS:
+        ratio = occupancy_ratio(shape_of(size), row)
+        if ratio is not None:
+            found[row.name] = ratio
+    return found
 
 
 def node(

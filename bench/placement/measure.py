@@ -22,6 +22,8 @@ class Options:
     cases: tuple[str, ...]
     policies: tuple[str, ...]
     seeds: tuple[int, ...]
+    part_ratio: float
+    """Of what the optimum just holds: how much is wanted. Below 1 the cluster has room."""
     limit_seconds: float
     """Of HiGHS, for each program; what it has not answered by then counts as *does not fit*."""
 
@@ -47,7 +49,7 @@ def _instances(options: Options) -> Iterator[Instance]:
             instance = CASES[name].instance(seed)
             if not CASES[name].is_planted:
                 instance = fullest_part(instance, limit_seconds=options.limit_seconds)
-            yield instance
+            yield instance.first(max(1, round(options.part_ratio * len(instance.wanted))))
 
 
 def run(instance: Instance, policy: str) -> Row:
@@ -70,6 +72,8 @@ def run(instance: Instance, policy: str) -> Row:
         "placed_bytes": books.placed_bytes,
         "stranded_bytes": books.left_bytes(refused),
         "stranded_ratio": books.left_bytes(refused) / total,
+        "contention": books.contention(),
+        "lost_engines": books.lost_engines(),
         "seconds": seconds,
     }
 

@@ -6,23 +6,27 @@ of others use: kube-scheduler and HAMi count promises.
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from bench.placement.books import Books, Choice
 from bench.placement.instance import Instance
+from memroute.catalog.accelerators import ACCELERATORS
 from memroute.placement import (
     Device,
     Inventory,
     Node,
     Placed,
     PlacementMode,
+    ReplicaKey,
     Reservation,
     WantedReplica,
     plan,
 )
 
 OURS = "memroute"
+# Of memroute-limited: two engines that never wait. Chosen by hand.
+MAX_CONTENTION = 2.0
 HAMI_MAX_TASKS = 10
 # The chart's deviceSplitCount: tasks that one GPU may have (Project-HAMi/HAMi 4707fb0).
 
@@ -36,6 +40,20 @@ def memroute_batch(instance: Instance, books: Books) -> list[WantedReplica]:
     return _plan(instance.inventory, instance.wanted, books)[1]
 
 
+def memroute_bytes(instance: Instance, books: Books) -> list[WantedReplica]:
+    """The same by bytes alone: as if no engine took any of a device's time."""
+    idle = {row.name: 0.0 for row in ACCELERATORS}
+    wanted = [replace(one, occupancies_by_product=idle) for one in instance.wanted]
+    known = {one.key: one for one in instance.wanted}
+    return _plan(instance.inventory, wanted, books, known)[1]
+
+
+def memroute_limited(instance: Instance, books: Books) -> list[WantedReplica]:
+    """All in one plan, with a limit of contention."""
+    inventory = replace(instance.inventory, max_contention=MAX_CONTENTION)
+    return _plan(inventory, instance.wanted, books)[1]
+
+
 def memroute_online(instance: Instance, books: Books) -> list[WantedReplica]:
     """A plan for each deployment as it comes; nothing moves."""
     refused: list[WantedReplica] = []
@@ -47,7 +65,10 @@ def memroute_online(instance: Instance, books: Books) -> list[WantedReplica]:
 
 
 def _plan(
-    inventory: Inventory, wanted: Sequence[WantedReplica], books: Books
+    inventory: Inventory,
+    wanted: Sequence[WantedReplica],
+    books: Books,
+    known: Mapping[ReplicaKey, WantedReplica] | None = None,
 ) -> tuple[Inventory, list[WantedReplica]]:
     reservations = list(inventory.reservations)
     refused = []
@@ -55,7 +76,8 @@ def _plan(
         if not isinstance(decision, Placed):
             refused.append(replica)
             continue
-        books.take(replica, Choice(decision.node, decision.device_uuids))
+        true = replica if known is None else known[replica.key]
+        books.take(true, Choice(decision.node, decision.device_uuids))
         is_exclusive = decision.mode is PlacementMode.EXCLUSIVE
         reservations.append(
             Reservation(
@@ -64,6 +86,7 @@ def _plan(
                 node=decision.node,
                 device_bytes=dict.fromkeys(decision.device_uuids, decision.bytes_per_device),
                 num_exclusive_devices=decision.num_devices if is_exclusive else 0,
+                occupancy_ratio=decision.occupancy_ratio,
             )
         )
     return replace(inventory, reservations=tuple(reservations)), refused
@@ -233,6 +256,8 @@ def _highest(scored: list[tuple[float, Choice]], rng: random.Random) -> Choice |
 
 POLICIES: dict[str, Policy] = {
     OURS: memroute_batch,
+    "memroute-bytes": memroute_bytes,
+    "memroute-limited": memroute_limited,
     "memroute-online": memroute_online,
     "most-allocated": one_by_one(most_allocated),
     "hami-binpack": one_by_one(hami),

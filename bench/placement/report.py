@@ -56,7 +56,7 @@ def _other_table(rows: list[Row]) -> Table:
     table = Table(title=f"all instances; how many times the others' replicas {OURS} places")
     names = (
         "policy", "placed", "least instance", f"{OURS} is", "random", "adversarial", "never start",
-        "GiB stranded", "of the cluster", "seconds, mean", "at most",
+        "GiB stranded", "of the cluster", "contention", "engines lost", "seconds, mean", "at most",
     )  # fmt: skip
     for name in names:
         table.add_column(name, justify="left" if name == "policy" else "right")
@@ -71,10 +71,17 @@ def _other_table(rows: list[Row]) -> Table:
             str(sum(row["never_starting_replicas"] for row in own)),
             f"{mean([row['stranded_bytes'] / 2**30 for row in own]):,.0f}",
             f"{mean([row['stranded_ratio'] for row in own]):.1%}",
+            _mean([row["contention"] for row in own]),
+            f"{mean([row['lost_engines'] for row in own]):,.1f}",
             f"{mean(seconds):.2f}",
             f"{max(seconds):.2f}",
         )
     return table
+
+
+def _mean(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{mean(known):.3f}" if known else "-"
 
 
 def _times(rows: list[Row], policy: str, is_adversarial: bool | None) -> str:

@@ -60,6 +60,7 @@ class SlowCase:
             quantization=self.quantization,
             parallelism=Parallelism(tensor_parallel_size=self.tensor_parallel_size),
             max_context_tokens=CONTEXT_TOKENS,
+            link=None if accelerator.name not in PCIE_CARDS else "pcie4-peer",
         )
 
     @property
@@ -81,6 +82,8 @@ class SlowCase:
         )
 
 
+# Cards without NVLink: their hosts have peer access here, as the figures were taken.
+PCIE_CARDS = ("L4", "L40S")
 SLOW_CASES = {
     "llama-8b-l4": SlowCase(
         about="4 x Llama-3.1-8B on an L4 each: 68 ms",

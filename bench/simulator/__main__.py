@@ -43,13 +43,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--model-configs", type=Path, metavar="DIR",
         help="folder with owner--name.json configurations (else the catalogue)",
     )  # fmt: skip
+    parser.add_argument(
+        "--link", metavar="NAME",
+        help="what joins the devices of runs that do not say so (memroute simulate --link)",
+    )  # fmt: skip
     parser.add_argument("--output", choices=("table", "json"), default="table")
     parser.add_argument(
         "--plot", type=Path, metavar="DIR", help="write one overlay per run into this folder"
     )
     options = parser.parse_args(arguments)
     try:
-        comparisons = [compare(run) for run in runs_in(options.ground_truth, options.model_configs)]
+        runs = runs_in(options.ground_truth, options.model_configs, options.link)
+        comparisons = [compare(run) for run in runs]
     except RunError as error:
         print(f"bench.simulator: {error}", file=sys.stderr)
         return 2
@@ -67,8 +72,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "has_prefixes": comparison.run.has_prefixes,
                 "step_time_error_ratio": comparison.run.spec.step_time.error_ratio,
                 "step_time_source": comparison.run.spec.step_time.source,
+                "link": comparison.run.spec.step_time.link.name,
                 "figures": [
-                    asdict(f) | {"error_ratio": f.error_ratio, "is_off": f.is_off}
+                    asdict(f)
+                    | {
+                        "error_ratio": f.error_ratio,
+                        "is_off": f.is_off,
+                        "is_inside": f.is_inside,
+                    }
                     for f in comparison.figures
                 ],
             }
@@ -82,9 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         judged = [figure for figure in figures if figure.error_ratio is not None]
         worst = max(abs(figure.error_ratio or 0.0) for figure in judged)
         num_off = sum(figure.is_off for figure in figures)
+        inside = sum(figure.is_inside for figure in judged)
+        console.print(f"{inside} of {len(judged)} recorded figures inside their range")
         console.print(f"{len(judged)} figures, {num_off} further off than 10 %, worst {worst:.1%}")
         console.print(
-            "The CPU terms were fitted on the two runs of LLMServingSim's repository: agreement "
+            "The CPU terms were fitted on LLMServingSim's two runs of Llama-3.1-8B: agreement "
             "there is calibration."
         )
     return int(any(figure.is_off for figure in figures))

@@ -17,8 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from memroute.bandwidth import StepTime, link_of
 from memroute.catalog import (
     ACCELERATORS,
+    MODELS,
     Accelerator,
     accelerator_for_product,
     architecture_for_model,
@@ -41,6 +43,7 @@ OLD_UTILIZATION_RATIO = 0.9
 BIG_ACCELERATOR_BYTES = 70 * 1024**3
 # From there on vLLM's server batches more by default (A100 apart): 8,192 tokens, 1,024 sequences.
 SAMPLE_SECONDS = 1.0
+_TUNED = re.compile(r"(-(instruct|base|chat|thinking|it|\d{4}))+", re.IGNORECASE)
 
 
 class RunError(Exception):
@@ -98,17 +101,22 @@ class SimulatedRun:
     num_steps: int
 
 
-def runs_in(folder: Path, model_configs: Path | None) -> list[RecordedRun]:
+def runs_in(folder: Path, model_configs: Path | None, link: str | None = None) -> list[RecordedRun]:
     """Every run under a folder. Raises ``RunError`` when there is none."""
-    runs = [read_run(meta.parent, model_configs) for meta in sorted(folder.glob("**/meta.json"))]
+    runs = [
+        read_run(meta.parent, model_configs, link) for meta in sorted(folder.glob("**/meta.json"))
+    ]
     if not runs:
         msg = f"no run under {folder}: a run is a folder with meta.json and requests.jsonl"
         raise RunError(msg)
     return runs
 
 
-def read_run(folder: Path, model_configs: Path | None) -> RecordedRun:
-    """One run. Raises ``RunError`` for what is missing or unknown."""
+def read_run(folder: Path, model_configs: Path | None, link: str | None = None) -> RecordedRun:
+    """One run; ``link``: of its node, where the run does not say.
+
+    Raises ``RunError`` for what is missing or unknown.
+    """
     try:
         meta = json.loads((folder / "meta.json").read_text())
         lines = (folder / "requests.jsonl").read_text().splitlines()
@@ -122,7 +130,8 @@ def read_run(folder: Path, model_configs: Path | None) -> RecordedRun:
     blocks = (meta.get("kv_cache") or {}).get("num_gpu_blocks")
     try:
         requests = _requests(rows, _workload(folder, meta))
-        spec = _spec(kwargs, meta, architecture, accelerator, blocks)
+        spec = _spec(kwargs, meta, architecture, accelerator, blocks, link)
+        link_of(spec.link, accelerator)
     except (KeyError, TypeError, ValueError, MemrouteError) as error:
         msg = f"{folder}: cannot be replayed ({error!r})"
         raise RunError(msg) from None
@@ -137,14 +146,13 @@ def read_run(folder: Path, model_configs: Path | None) -> RecordedRun:
     )
 
 
-def simulate(run: RecordedRun, *, slowdown_ratio: float = 1.0) -> SimulatedRun:
-    """Replay the run's workload; ``slowdown_ratio`` stretches every step."""
+def simulate(run: RecordedRun, *, law: StepTime | None = None) -> SimulatedRun:
+    """Replay the run's workload; with another law of step times than what is expected."""
     loop = VirtualLoop()
     spec = run.spec
     replica = VirtualReplica(
-        loop, spec.schedulers(), spec.step_time, steps_together=spec.steps_together
+        loop, spec.schedulers(), law or spec.step_time, steps_together=spec.steps_together
     )
-    replica.slowdown_ratio = slowdown_ratio
     tickets = []
     for index, request in enumerate(run.requests):
         shared = sum(tokens for _, tokens in request.prefix)
@@ -212,6 +220,7 @@ def _spec(
     architecture: ModelArchitecture,
     accelerator: Accelerator,
     num_blocks: int | None,
+    link: str | None,
 ) -> EngineSpec:
     big = accelerator.usable_bytes >= BIG_ACCELERATOR_BYTES and "A100" not in accelerator.name
     cache = meta.get("kv_cache") or {}
@@ -235,6 +244,7 @@ def _spec(
             or OLD_UTILIZATION_RATIO
         ),
         num_blocks=num_blocks,
+        link=(meta.get("hardware") or {}).get("link") or meta.get("link") or link,
         block_size_tokens=cache.get("block_size"),
         caches_prefixes=cache.get("enable_prefix_caching") is not False
         and kwargs.get("enable_prefix_caching") is not False,
@@ -252,14 +262,21 @@ def _architecture(model: str, folder: Path | None) -> ModelArchitecture:
         path = folder / f"{name}.json" if folder is not None else None
         if path is not None and path.is_file():
             return architecture_from_config(json.loads(path.read_text()))
+    known = next((one for one in MODELS if _is_tuned(model, one)), model)
     try:
-        return architecture_for_model(model)
+        return architecture_for_model(known)
     except MemrouteError:
         msg = (
             f"no configuration of {model}: neither {names[0]}.json under --model-configs "
             f"({folder}) nor in the catalogue"
         )
         raise RunError(msg) from None
+
+
+def _is_tuned(model: str, known: str) -> bool:
+    """Whether a model is the known one trained on: its matrices are the same, its words others."""
+    same, rest = model[: len(known)], model[len(known) :]
+    return same.casefold() == known.casefold() and _TUNED.fullmatch(rest) is not None
 
 
 def _accelerator(meta: Mapping[str, Any], folder_name: str) -> Accelerator:

@@ -7,6 +7,7 @@ MemrouteError
 ├── InvalidConfigError         a config.json with a field that is missing or makes no sense
 ├── UnknownWeightsError        neither a formula nor checkpoint bytes say what a model weighs
 └── UnsupportedShapeError      the model cannot be split or stored as asked
+    └── UnknownFormatError     its checkpoint is quantized in a way that has no formula
 ```
 
 An expected refusal ("no replica has room") is a value, never one of these.
@@ -66,5 +67,28 @@ class UnknownWeightsError(MemrouteError):
         self.missing = missing
 
 
+class UnknownLinkError(MemrouteError):
+    """A link between accelerators that is neither a name nor a measurement."""
+
+    def __init__(self, text: str, names: tuple[str, ...]) -> None:
+        super().__init__(
+            f"link {text!r} is not known: one of {', '.join(names)}, or what was measured, such as "
+            f"17.4us-15GBps (microseconds of a small all-reduce, GB/s of a large one)"
+        )
+        self.text = text
+        self.names = names
+
+
 class UnsupportedShapeError(MemrouteError):
     """The model cannot be split or stored as asked, on any accelerator."""
+
+
+class UnknownFormatError(UnsupportedShapeError):
+    """A checkpoint is quantized in a way that has no formula, and no bytes settle its size."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} has no formula: give the bytes of the checkpoint (metadata.total_size of "
+            f"model.safetensors.index.json), which then count"
+        )
+        self.what = what

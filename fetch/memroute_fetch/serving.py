@@ -17,6 +17,7 @@ from pathlib import Path
 
 import httpx2
 
+from memroute.command_line import port
 from memroute_fetch import eviction
 from memroute_fetch.cache import model_folders
 from memroute_fetch.eviction import noted_users
@@ -27,7 +28,7 @@ from memroute_fetch.opening import remote_of
 from memroute_fetch.progress import Progress
 from memroute_fetch.progress_server import Handler, Server
 from memroute_fetch.revisions import pinned_source
-from memroute_fetch.settings import Settings, settings_of_adapter
+from memroute_fetch.settings import FetchCommandLine, Settings, settings_of_adapter
 from memroute_fetch.sources import ADAPTERS_FOLDER, Source, adapter_directory
 from memroute_fetch.task import Task, run_task
 
@@ -182,10 +183,14 @@ def _length(said: str | None) -> int | None:
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="memroute-fetch adapters", allow_abbrev=False)
-    parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--max-cache-bytes", type=int)
-    parser.add_argument("--port", type=int, default=PORT)
+    parser = FetchCommandLine(
+        prog="memroute-fetch adapters",
+        description="Beside an engine: fetch the LoRA adapters that PUT /adapters names.",
+    )
+    add = parser.add_argument
+    add("--cache", type=Path, required=True, metavar="DIR", help="the cache, a directory")
+    add("--max-cache-bytes", type=int, metavar="N", help="bytes of all of the cache together")
+    add("--port", type=port, default=PORT, metavar="N", help=f"of /adapters ({PORT})")
     return parser.parse_args(arguments)
 
 

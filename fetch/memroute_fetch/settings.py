@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from memroute.command_line import CommandLine
 from memroute_fetch.failures import ExitCode, FetchError
 from memroute_fetch.roles import RoleSettings, role_settings
 from memroute_fetch.sources import Source, SourceError, parse_source
@@ -151,20 +152,21 @@ def _s3_settings(environment: Mapping[str, str]) -> S3Settings:
     )
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """As every other failure: one sentence, and its code."""
-        raise FetchError(ExitCode.USAGE, f"{message} (see --help)")
+class FetchCommandLine(CommandLine):
+    """What makes no sense is a failure as every other: one sentence, and its code."""
+
+    def refused(self, sentence: str) -> NoReturn:
+        """Raise ``FetchError`` (``USAGE``)."""
+        raise FetchError(ExitCode.USAGE, self.hinted(sentence))
 
 
 def options_parser() -> argparse.ArgumentParser:
     """What ``--help`` shows."""
-    parser = _Parser(
+    parser = FetchCommandLine(
         prog="memroute-fetch",
         description="Bring a model's files into a cache, exactly once.",
         epilog="Exit codes: 0 complete, 64 usage, 65 checksum, 66 not found, 69 no network, "
         "73 no space, 74 cache unusable, 77 denied, 143 stopped.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("source", metavar="SOURCE", help="hf://ORG/MODEL@COMMIT or s3://BUCKET/PREFIX[@VERSION]")
@@ -210,24 +212,35 @@ def _adapter(text: str) -> tuple[str, Source]:
     return name, parse_source(source)
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        message = f"{text!r} is not a whole number"
+        raise argparse.ArgumentTypeError(message) from error
+
+
 def _bytes(text: str) -> int:
-    number = int(text)
+    number = _whole(text)
     if number < 0:
-        raise ValueError
+        message = f"{text!r} is below 0"
+        raise argparse.ArgumentTypeError(message)
     return number
 
 
 def _parallel(text: str) -> int:
-    number = int(text)
+    number = _whole(text)
     if not 1 <= number <= MAX_PARALLEL_FILES:
-        raise ValueError
+        message = f"{text!r} is not 1 to {MAX_PARALLEL_FILES}"
+        raise argparse.ArgumentTypeError(message)
     return number
 
 
 def _port(text: str) -> int:
-    number = int(text)
+    number = _whole(text)
     if not -1 <= number < 2**16:
-        raise ValueError
+        message = f"{text!r} is not a port, nor -1"
+        raise argparse.ArgumentTypeError(message)
     return number
 
 

@@ -57,7 +57,7 @@ class HubModel:
     commit: str
     """What the revision resolved to: this cannot move."""
     config: Mapping[str, Any]
-    """``config.json``; a ModelOpt quantization that lies beside it is in it."""
+    """``config.json``; a quantization that lies beside it in a file of its own is in it."""
     weight_files: tuple[RepositoryFile, ...]
     """What an engine would load, in the hub's order; empty where the repository has none."""
     index_total_bytes: int | None = None
@@ -165,24 +165,6 @@ def tokens_or_none(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return int(value) if 1 <= value <= MAX_CONTEXT_TOKENS else None
-
-
-def with_quantization(
-    config: dict[str, Any], hf_quant_config: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """The configuration with the ModelOpt quantization that lies beside it, as engines read it.
-
-    What ``config.json`` itself says of its quantization wins.
-    """
-    if hf_quant_config is None or says_quantization(config):
-        return config
-    return config | {"quantization_config": {**hf_quant_config, "quant_method": "modelopt"}}
-
-
-def says_quantization(config: Mapping[str, Any]) -> bool:
-    """Whether a ``config.json`` describes its quantization itself, at any of the usual places."""
-    nested = [one for one in config.values() if isinstance(one, Mapping)]
-    return any(one.get("quantization_config") for one in (config, *nested))
 
 
 def weight_files(

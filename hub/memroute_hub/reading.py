@@ -12,6 +12,12 @@ from urllib.parse import quote, urlencode
 from huggingface_hub import hf_hub_url
 
 from memroute.footprint.gguf_facts import gguf_facts
+from memroute.footprint.weights.beside import (
+    QUANTIZATION_FILES,
+    needs_layers,
+    says_quantization,
+    with_quantization,
+)
 from memroute_hub import failures
 from memroute_hub.documents import read_object
 from memroute_hub.errors import HubError, HubReason
@@ -25,7 +31,6 @@ from memroute_hub.facts import (
     size_or_none,
     tokens_or_none,
     weight_files,
-    with_quantization,
     without_config,
 )
 from memroute_hub.failures import Asked
@@ -35,7 +40,7 @@ from memroute_hub.transport import Transport
 from memroute_hub.tree import json_of, listed, refuse_html, tree_entries
 
 MIB = 1024 * 1024
-CONFIG, QUANTIZATION = "config.json", "hf_quant_config.json"
+CONFIG = "config.json"
 GENERATION, TOKENIZER = "generation_config.json", "tokenizer_config.json"
 INDEX = "model.safetensors.index.json"
 # The most that a file of that name may have, in bytes. Chosen by hand, several times the largest
@@ -43,7 +48,7 @@ INDEX = "model.safetensors.index.json"
 # 384 experts some 20 MiB.
 MAX_BYTES = {
     CONFIG: 8 * MIB,
-    QUANTIZATION: 8 * MIB,
+    **dict.fromkeys(QUANTIZATION_FILES, 8 * MIB),
     GENERATION: MIB,
     TOKENIZER: 16 * MIB,
     INDEX: 64 * MIB,
@@ -88,7 +93,7 @@ class Reading:
         if any(f.size_bytes is None and f.path.endswith(WEIGHT_SUFFIXES) for f in files.values()):
             files |= await self._sizes(commit)
         config = await self._needed(CONFIG, commit, files)
-        quantization = await self._optional(QUANTIZATION, commit, files)
+        config = await self._with_quantization(config, commit, files)
         index_total, indexed = index_facts(await self._index(commit, files))
         tokenizer = await self._unneeded(TOKENIZER, commit, files) or {}
         generation = await self._unneeded(GENERATION, commit, files) or {}
@@ -97,13 +102,24 @@ class Reading:
             repository=name.repository,
             revision=name.wanted_revision,
             commit=commit,
-            config=with_quantization(config, quantization),
+            config=config,
             weight_files=weight_files(files.values(), indexed),
             index_total_bytes=index_total,
             tokenizer_max_tokens=tokens_or_none(tokenizer.get("model_max_length")),
             generation_max_tokens=tokens_or_none(generation.get("max_new_tokens")),
             is_gated=bool(info.get("gated")),
         )
+
+    async def _with_quantization(
+        self, config: dict[str, Any], commit: str, files: dict[str, RepositoryFile]
+    ) -> dict[str, Any]:
+        """The configuration with what the first file beside it says of its quantization."""
+        if says_quantization(config) and not needs_layers(config):
+            return config
+        file = next((name for name in QUANTIZATION_FILES if name in files), None)
+        if file is None:
+            return config
+        return with_quantization(config, {file: await self._optional(file, commit, files)})
 
     async def _gguf(
         self, commit: str, files: dict[str, RepositoryFile], *, is_gated: bool

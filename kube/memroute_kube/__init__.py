@@ -3,9 +3,14 @@
 Shared by the edges (operator, router, simulator). Objects are the dicts that the API server
 sends: typed lists cost 13 times the CPU of ``json.loads`` (kubernetes 37.0.2, 2,000 pods),
 and block the event loop meanwhile.
+
+``resources``, ``shapes`` and the like are plain. The client and the watch take half a second to
+import, with the official client and aiohttp: whoever names them here imports them then.
 """
 
-from memroute_kube.client import ApiError, KubernetesClient
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from memroute_kube.resources import (
     CONFIG_MAPS,
     DAEMON_SETS,
@@ -26,7 +31,11 @@ from memroute_kube.resources import (
     KubeObject,
     Resource,
 )
-from memroute_kube.watch import WatchEvent, watch_forever
+
+if TYPE_CHECKING:
+    from memroute_kube.client import ApiError, KubernetesClient
+    from memroute_kube.errors import NotConfiguredError
+    from memroute_kube.watch import WatchEvent, watch_forever
 
 __all__ = [
     "CONFIG_MAPS",
@@ -48,7 +57,27 @@ __all__ = [
     "ApiError",
     "KubeObject",
     "KubernetesClient",
+    "NotConfiguredError",
     "Resource",
     "WatchEvent",
     "watch_forever",
 ]
+
+# What is imported when it is asked for, and from which module.
+_LATER = {
+    "ApiError": "memroute_kube.errors",
+    "KubernetesClient": "memroute_kube.client",
+    "NotConfiguredError": "memroute_kube.errors",
+    "WatchEvent": "memroute_kube.watch",
+    "watch_forever": "memroute_kube.watch",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The client, the watch and their names (PEP 562)."""
+    if name not in _LATER:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    found = getattr(import_module(_LATER[name]), name)
+    globals()[name] = found
+    return found

@@ -12,10 +12,12 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 import aiohttp
+import yaml
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import load_incluster_config, load_kube_config
+from kubernetes.aio.config.config_exception import ConfigException
 
-from memroute_kube.connection import open_session
+from memroute_kube.connection import no_answer, open_session
 from memroute_kube.errors import (
     BAD_ANSWER,
     BAD_REQUEST,
@@ -25,8 +27,8 @@ from memroute_kube.errors import (
     NOT_FOUND,
     UNPROCESSABLE,
     ApiError,
+    NotConfiguredError,
     error_from,
-    no_answer,
 )
 from memroute_kube.resources import EVENTS, KubeObject, Resource
 
@@ -58,6 +60,11 @@ MAX_EVENTS = 100
 # Writes that the API server attributes to a field manager (server-side apply names its own).
 MANAGED_METHODS = frozenset({"POST", "PATCH", "PUT"})
 
+# What the official client raises for files that are no kubeconfig, or not a whole one.
+UNUSABLE = (
+    ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, LookupError, AttributeError,
+)  # fmt: skip
+
 Page = tuple[list[KubeObject], str]
 """Objects of one page of a list, and the list's resourceVersion."""
 
@@ -81,15 +88,19 @@ class KubernetesClient:
         """A client with the credentials of this process, or of a given kubeconfig.
 
         ``component``: who writes, for the field manager and the audit log's user agent.
+        Raises ``NotConfiguredError``.
         """
         configuration = Configuration()
-        if kubeconfig is None and SERVICE_ACCOUNT_TOKEN.exists():
-            load_incluster_config(client_configuration=configuration)
-        else:
-            await load_kube_config(
-                config_file=str(kubeconfig) if kubeconfig else None,
-                client_configuration=configuration,
-            )
+        try:
+            if kubeconfig is None and SERVICE_ACCOUNT_TOKEN.exists():
+                load_incluster_config(client_configuration=configuration)
+            else:
+                await load_kube_config(
+                    config_file=str(kubeconfig) if kubeconfig else None,
+                    client_configuration=configuration,
+                )
+        except UNUSABLE as error:
+            raise NotConfiguredError(_what_is_wrong(error)) from error
         return cls(ApiClient(configuration), component=component)
 
     async def __aenter__(self) -> Self:
@@ -358,3 +369,12 @@ def _watch_event(line: bytes) -> KubeObject:
         text = line[:MAX_ERROR_TEXT].decode(errors="replace")
         raise ApiError(0, BAD_ANSWER, f"not a watch event: {text!r}") from error
     return event
+
+
+def _what_is_wrong(error: Exception) -> str:
+    """With what says where the cluster is."""
+    if isinstance(error, ConfigException) and "current-context" in str(error):
+        return "it names no current context (kubectl config use-context NAME)"
+    if isinstance(error, ConfigException | OSError):
+        return f"it cannot be used: {' '.join(str(error).split())}"
+    return f"it is no kubeconfig ({type(error).__name__})"

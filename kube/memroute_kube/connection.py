@@ -1,5 +1,6 @@
 """Connections to the API server that are given up at once: nothing of a call comes late."""
 
+import os
 import socket
 import ssl
 import struct
@@ -9,9 +10,32 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
 from kubernetes.aio.client import Configuration
 
+from memroute_kube.errors import TIMEOUT, UNREACHABLE, ApiError
+
 # For how long the kernel tries to deliver a call, in seconds, also for a process that is stopped:
 # what the operator's Lease lasts longer than its holder writes (10 less 7). Then it is dropped.
 UNDELIVERED_SECONDS = 3.0
+
+
+def no_answer(error: Exception) -> ApiError:
+    """No answer at all: too late, or no connection."""
+    # A connection that does not come about in time is no connection.
+    is_late = isinstance(error, TimeoutError) and not isinstance(
+        error, aiohttp.ConnectionTimeoutError
+    )
+    return ApiError(0, TIMEOUT if is_late else UNREACHABLE, _words(error))
+
+
+def _words(error: Exception) -> str:
+    """What happened, as a person would say it."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        why = error.os_error.strerror or str(error.os_error) or type(error.os_error).__name__
+        # asyncio: "Connect call failed ('127.0.0.1', 1)", with the number of the real reason.
+        why = os.strerror(error.os_error.errno) if error.os_error.errno else why
+        return f"cannot connect to {error.host}:{error.port} ({why})"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def open_session(configuration: Configuration) -> aiohttp.ClientSession:

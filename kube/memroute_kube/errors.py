@@ -4,8 +4,6 @@ import json
 import math
 from collections.abc import Mapping
 
-import aiohttp
-
 BAD_REQUEST, UNAUTHORIZED, NOT_FOUND, CONFLICT, GONE = 400, 401, 404, 409, 410
 FORBIDDEN, UNPROCESSABLE, INTERNAL_ERROR = 403, 422, 500
 REQUEST_TIMEOUT = 408
@@ -46,13 +44,8 @@ class ApiError(Exception):
         return BAD_REQUEST <= self.status < INTERNAL_ERROR and self.status != REQUEST_TIMEOUT
 
 
-def no_answer(error: Exception) -> ApiError:
-    """No answer at all: too late, or no connection."""
-    # A connection that does not come about in time is no connection.
-    is_late = isinstance(error, TimeoutError) and not isinstance(
-        error, aiohttp.ConnectionTimeoutError
-    )
-    return ApiError(0, TIMEOUT if is_late else UNREACHABLE, repr(error))
+class NotConfiguredError(Exception):
+    """Nothing says where a cluster is, or with which credentials; the message is what is wrong."""
 
 
 def error_from(status: int, text: str, headers: Mapping[str, str]) -> ApiError:

@@ -20,6 +20,7 @@ from memroute_operator.readings.device_metrics import (
     NodeReading,
 )
 from memroute_operator.replicas.beside import neighbours
+from memroute_operator.replicas.kv_tokens import measured_kv_tokens
 from memroute_operator.replicas.lost_nodes import NodeSight
 from memroute_operator.replicas.pod_stories import Stories, with_stories
 from memroute_operator.replicas.pods import PodsRead, UnreadablePod, read_pods
@@ -61,6 +62,8 @@ class Facts:
         default_factory=lambda: MappingProxyType({})
     )
     """What engines that run have measured of themselves."""
+    kv_tokens: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Tokens that KV caches really hold, by the uid of the pod, where that is known."""
 
     def replicas_by_deployment(self) -> dict[str, list[Replica]]:
         """``namespace/name`` of the ModelDeployment → its replicas, the oldest first."""
@@ -136,6 +139,7 @@ def gather(
     weights: WeightsSettings = NO_SETTINGS,
     watched: Collection[str] = (),
     fetches: Mapping[str, str] = MappingProxyType({}),
+    max_contention: float | None = None,
 ) -> Facts:
     """The facts, from the store and the last readings. ``now_seconds``: the readings' clock.
 
@@ -152,6 +156,7 @@ def gather(
     ``weights``: what the operator was told
     of caches; ``watched``: namespaces that this operator looks after,
     none for all; ``fetches``: how far those are that fetch, in words, by the uid of their pod.
+    ``max_contention``: beyond which another device is preferred.
     Raises nothing: what cannot be read is counted at its worst, and told.
     """
     cache = ReadingCache() if cache is None else cache
@@ -192,6 +197,7 @@ def gather(
     return Facts(
         deployments=tuple(deployments),
         measured=read.measured,
+        kv_tokens=measured_kv_tokens(replicas, reports, by_key),
         replicas=tuple(sorted(replicas, key=lambda r: (r.created_at, r.key))),
         unreadable_pods=tuple(pods.unreadable),
         aheads=tuple(
@@ -204,6 +210,7 @@ def gather(
             reservations=tuple(_reservations(pods, nodes, held)),
             departed=memory.departed(now_seconds=now_seconds),
             live_pods=frozenset(pods.live),
+            max_contention=max_contention,
         ),
         lost_nodes=frozenset(
             {r.node for r in replicas}

@@ -33,10 +33,13 @@ from memroute_operator.cluster_records import ClusterRecords
 from memroute_operator.election.fence import AlwaysLeading, Fence
 from memroute_operator.gather import Facts
 from memroute_operator.isolation import PatientPlanner
+from memroute_operator.looking import Looking
 from memroute_operator.metrics import OperatorMetrics
+from memroute_operator.oddities import Oddities
 from memroute_operator.plan import Action, Delete, EndFetch, GiveWay, Step
 from memroute_operator.pod.templates import Templates
-from memroute_operator.readings.fleet_view import CHANGED_SECONDS, FleetBoard
+from memroute_operator.readings.fleet_map import MapBoard, Sight
+from memroute_operator.readings.fleet_view import FleetBoard
 from memroute_operator.readings.loops import Readings
 from memroute_operator.readings.node_leases import MARK_SECONDS, NodeLeases
 from memroute_operator.readings.pod_events import ROUND_SECONDS, PodEvents
@@ -53,6 +56,7 @@ from memroute_operator.status.step_events import StepEvents
 from memroute_operator.status.way_events import tell_ways
 from memroute_operator.store.garbage import Garbage
 from memroute_operator.store.listing import Lister
+from memroute_operator.store.notices import CHANGED_SECONDS
 from memroute_operator.store.store import Store
 from memroute_operator.thinking import Look, Thinker
 
@@ -160,6 +164,9 @@ class Reconciler:
             router_url=settings.router_url,
         )
         self.board = FleetBoard(client=client, namespace=settings.lease_namespace, clock=clock)
+        self.map_board = MapBoard(client=client, namespace=settings.lease_namespace, clock=clock)
+        self._sight: Sight | None = None
+        """What the last step has seen; None before the first."""
         self._client = client
         self._fence = fence or Fence(AlwaysLeading())
         self._adoption = Adoption(client=client, store=store, lanes=self._lanes, clock=clock)
@@ -168,6 +175,7 @@ class Reconciler:
             default_image=settings.engine_image,
             node_lost_seconds=settings.node_lost_seconds,
             drain_timeout_seconds=settings.drain_timeout_seconds,
+            max_contention=settings.max_contention,
             weights=settings.weights,
             watched=settings.watch_namespace,
         )
@@ -180,8 +188,19 @@ class Reconciler:
             rng=rng,
         )
         self.leases = NodeLeases(client=client, clock=clock)
+        self._looking = Looking(
+            store=store,
+            readings=readings,
+            hands=self._hands,
+            lanes=self._lanes,
+            failed_pods=self._failed_pods,
+            records=self._records,
+            pod_events=self.pod_events,
+            leases=self.leases,
+            clock=clock,
+        )
         self._is_any_node_waited_for = False
-        self._told: frozenset[str] = frozenset()
+        self._oddities = Oddities()
         self._garbage = Garbage()
         self._term: Context | None = None
         """In which the last step began; None before the first."""
@@ -189,10 +208,10 @@ class Reconciler:
     async def run(self) -> None:
         """Reconcile for ever. Returns only by cancellation."""
         loops: list[asyncio.Task[None]] = []
+        self._garbage.watch()
         try:
             await self.lister.list_all_patiently()
             self._fence.marks.on_listed()
-            self._garbage.after_step()
             await self._readings.read_once()
             await self._records.read()
             await self._records.read_version(self._thinker.know_server)
@@ -215,6 +234,7 @@ class Reconciler:
                 loops.append(asyncio.create_task(keeping, name="adapters"))
             await asyncio.gather(*loops)
         finally:
+            self._garbage.unwatch()
             for task in loops:
                 task.cancel()
             await self.stop()
@@ -265,7 +285,7 @@ class Reconciler:
     async def _list_all(self) -> float:
         began = await self.lister.list_all()
         self._fence.marks.on_listed()
-        if self._hands.on_listed(began):
+        if self._hands.on_their_way.on_listed(began):
             self._store.mark_dirty()
         await self._budgets.list_all()
         await self._records.read()
@@ -288,8 +308,9 @@ class Reconciler:
             await asyncio.sleep(CHANGED_SECONDS)
             if self._is_leading():
                 # As a part of the last step: the fence lets nobody else write.
-                telling = self._boundary.guarded("fleet view", self.tell_fleet)
-                await asyncio.create_task(telling, context=self._term)
+                for name, tell in (("fleet view", self.tell_fleet), ("map", self.tell_map)):
+                    telling = self._boundary.guarded(name, tell)
+                    await asyncio.create_task(telling, context=self._term)
 
     async def tell_fleet(self) -> float:
         """Write what is read of devices and routers, if that is due; when, by our clock."""
@@ -300,6 +321,10 @@ class Reconciler:
             self._thinker.own_promises(now_seconds=self._clock()),
             now=datetime.now(UTC),
         )
+
+    async def tell_map(self) -> float:
+        """Write what of each device is whose, if that is due; when, by our clock."""
+        return await self.map_board.tell(self._sight)
 
     async def reconcile(self) -> float:
         """One step for everything; for how long to wait, in seconds, if nothing changes.
@@ -313,7 +338,7 @@ class Reconciler:
         decided = await self._thinker.run(self._thinker.decide, look)
         facts, step, loss = decided.facts, decided.step, decided.loss
         self._is_any_node_waited_for = bool(loss.kept)
-        self._tell(facts, loss)
+        self._oddities.tell(facts, loss)
         if self.hub_models is not None:
             self.hub_models.want(facts.deployments)
         if self.adapters is not None:
@@ -340,44 +365,25 @@ class Reconciler:
         await self._records.calibrations.keep(facts.measured)
         await self._records.weights.keep([*facts.replicas, *facts.aheads], decided.nodes)
         seconds = self._clock() - started
-        await self._thinker.run(lambda shown: self._show(shown, step, seconds, loss), facts)
+        self._show(facts, step, seconds, loss)
         self._hands.forget_old({deployment.key for deployment in facts.deployments})
         self._failed_pods.forget_old(self._clock())
         self._readings.devices.forget_nodes(decided.nodes)
+        self._sight = Sight(
+            facts=facts,
+            at=look.now,
+            conditions=self._metrics.conditions,
+            watched=self._settings.watch_namespace,
+        )
         if self._hands.wants_list:
             self.lister.want()
         return self._pause(step, loss)
 
     def _look(self) -> Look:
-        """All that is known at this moment, taken at once: nothing of it is from later."""
-        now, pods, routers = self._clock(), self._store.pods, self._readings.routers
-        read_at = routers.read_at_seconds
-        return Look(
-            store=self._store.snapshot(),
-            devices=self._readings.devices.snapshot(),
-            reports=dict(self._readings.engines.by_pod),
-            resource_slices=self._readings.slices_by_node,
-            now_seconds=now,
-            now=datetime.now(UTC),
-            held=tuple(self._hands.reservations(lambda key: pods.get(key) is not None)),
-            busy=self._lanes.busy,
-            held_back=self._hands.held_back() | self._failed_pods.held_back(now),
-            no_surge=self._hands.quota_refusals(),
-            refused_aheads=self._hands.refused_aheads(),
-            avoided_nodes=self._failed_pods.avoided_nodes(now),
-            in_flight=routers.in_flight if routers.is_known else None,
-            in_flight_age_seconds=None if read_at is None else now - read_at,
-            calibrations=dict(self._records.calibrations.known),
-            stories=dict(self.pod_events.told),
-            quotas=self._records.rules.quotas,
-            priorities=self._records.rules.classes,
-            silences=self.leases.silences(),
-            fetches=self._readings.fetches.words(now),
-            weights=dict(self._records.weights.known),
-        )
+        return self._looking.look()
 
     def _show(self, facts: Facts, step: Step, seconds: float, loss: NodeLoss) -> None:
-        """The metrics of a step. Runs in a thread."""
+        """The metrics of a step."""
         refused = {
             key: dict(Counter(r.reason.value for r in outcome.refused.values()))
             for key, outcome in step.outcomes.items()
@@ -396,17 +402,6 @@ class Reconciler:
         if isinstance(action, Delete):
             failure = self._failed_pods.on_deleted(action, now_seconds=self._clock())
         done.on_done(action, failure)
-
-    def _tell(self, facts: Facts, loss: NodeLoss) -> None:
-        """Log what is odd, once as it begins and once as it ends."""
-        odd = {f"{name}: {why}" for name, why in facts.unreadable_objects.items()}
-        odd |= {f"node {name} is unreachable and kept: {why}" for name, why in loss.kept.items()}
-        odd |= {f"node {name} is given up" for name in loss.given_up}
-        for text in sorted(odd - self._told):
-            LOGGER.warning("odd what=%.500s", text)
-        for text in sorted(self._told - odd):
-            LOGGER.info("no longer odd what=%.500s", text)
-        self._told = frozenset(odd)
 
     def _pause(self, step: Step, loss: NodeLoss) -> float:
         """Until the first thing that is due by time alone."""

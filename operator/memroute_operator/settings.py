@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from memroute.command_line import CommandLine, above_0, port
 from memroute.units import GIB
 from memroute_hub.settings import (
     SettingsError,
@@ -51,6 +52,7 @@ class OperatorSettings:
     scrape_seconds: float
     router_selector: PodSelector
     router_url: str | None
+    max_contention: float | None
     drain_timeout_seconds: float
     node_lost_seconds: float
     leader_election: bool
@@ -128,8 +130,7 @@ def _selector(*, needs_daemon_set: bool) -> Callable[[str], PodSelector]:
 
 def parse_settings(argv: Sequence[str]) -> OperatorSettings:
     """Settings from the command line; each has a default that fits the shipped manifests."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
+    parser = CommandLine(
         prog="memroute-operator",
         description="Places model replicas on accelerators by free HBM.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -141,8 +142,8 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
         type=lambda text: every_address if text == "*" else text,
         help="address to serve metrics and health on; * is every one, in the family of the pod's",
     )
-    parser.add_argument("--metrics-port", type=int, default=8080)
-    parser.add_argument("--health-port", type=int, default=8081)
+    parser.add_argument("--metrics-port", type=port, default=8080)
+    parser.add_argument("--health-port", type=port, default=8081)
     parser.add_argument(
         "--engine-image", default=DEFAULT_ENGINE_IMAGE, help="for ModelDeployments that name none"
     )
@@ -172,7 +173,7 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
         help="what engines listen on: every address of their pod, in the family of the operator's",
     )
     parser.add_argument(
-        "--resync-seconds", type=float, default=300.0, help="how often everything is listed again"
+        "--resync-seconds", type=above_0, default=300.0, help="how often everything is listed again"
     )
     parser.add_argument(
         "--exporter-selector",
@@ -181,10 +182,10 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
         help="NAMESPACE/LABELS[:PORT] of exporters that are believed, pods of a DaemonSet; may be "
         f"given several times; without it: {', '.join(DEFAULT_EXPORTER_SELECTORS)}",
     )
-    parser.add_argument("--exporter-port", type=int, default=9400)
+    parser.add_argument("--exporter-port", type=port, default=9400)
     parser.add_argument(
         "--scrape-seconds",
-        type=float,
+        type=above_0,
         default=5.0,
         help="how often exporters and routers are read; more than 100 exporters less often",
     )
@@ -198,6 +199,12 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
         "--router-url",
         type=_text_or_none,
         help="base URL under which clients find the routers: status.url of every ModelDeployment",
+    )
+    parser.add_argument(
+        "--max-contention",
+        type=float,
+        help="what engines on one device may want of its time, all together, before another "
+        "device is preferred: 2 is two that never wait; without it bytes alone decide",
     )
     parser.add_argument(
         "--drain-timeout-seconds",
@@ -272,4 +279,7 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
     problem = settings.lease_timing.problem
     if problem is not None:
         parser.error(problem)
+    limit = settings.max_contention
+    if limit is not None and not limit >= 1:
+        parser.error(f"--max-contention {limit:g}: from 1 up, one engine may take all the time")
     return settings

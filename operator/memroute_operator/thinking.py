@@ -6,7 +6,6 @@ that it reads is taken at one moment (``Look``), and what it remembers is touche
 """
 
 import asyncio
-import gc
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -92,6 +91,7 @@ class Thinker:
         default_image: str,
         node_lost_seconds: float,
         drain_timeout_seconds: float,
+        max_contention: float | None = None,
         weights: WeightsSettings = NO_SETTINGS,
         watched: Collection[str] = (),
     ) -> None:
@@ -101,6 +101,7 @@ class Thinker:
         self._default_image = default_image
         self._node_lost_seconds = node_lost_seconds
         self._drain_timeout_seconds = drain_timeout_seconds
+        self._max_contention = max_contention
         self._lost_nodes = LostNodes()
         self._ghosts = Ghosts()
         self._memory = PlanMemory()
@@ -114,15 +115,14 @@ class Thinker:
     async def run(self, work: Callable[[Given], Result], given: Given) -> Result:
         """Do pure work in a thread, one at a time: others have the event loop meanwhile.
 
-        The garbage collector would visit the facts while they are made, and hold up everybody.
+        The garbage collector stays on: without it, one collection visits all facts at once
+        afterwards, which holds up everybody. What it finds alive is frozen (``store.garbage``).
         """
         began = time.perf_counter()
-        gc.disable()
         self._running = asyncio.ensure_future(asyncio.to_thread(work, given))
         try:
             return await asyncio.shield(self._running)
         finally:
-            gc.enable()
             self.busy_seconds += time.perf_counter() - began
 
     def know_server(self, version: tuple[int, int] | None) -> None:
@@ -210,6 +210,7 @@ class Thinker:
             weights=self._weights,
             watched=self._watched,
             fetches=look.fetches,
+            max_contention=self._max_contention,
         )
         self._last = facts.replicas, facts.inventory.departed, look.now_seconds
         running = {

@@ -2,14 +2,16 @@
 
 import sys
 
-from memroute_picker.process import run_picker
 from memroute_picker.settings import parse_settings
-from memroute_router.__main__ import run_program
 
 
 def main() -> None:
     """Run the picker."""
     settings = parse_settings(sys.argv[1:])
+    # After the flags: --help and a flag that is misspelt are answered at once.
+    from memroute_picker.process import run_picker  # noqa: PLC0415
+    from memroute_router.program import run_program  # noqa: PLC0415
+
     run_program("memroute-picker", settings.router, lambda: run_picker(settings))
 
 

@@ -65,7 +65,7 @@ def parse_settings(argv: Sequence[str]) -> PickerSettings:
         "Tells a gateway's Envoy (ext_proc) to which replica each OpenAI-API request goes, and "
         "when; it decides as memroute-router does.",
         EXAMPLES,
-        port=DEFAULT_PORT,
+        default_port=DEFAULT_PORT,
         without=WITHOUT,
     )
     group = parser.add_argument_group("the gateway")

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import secrets
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ from memroute_router.lifecycle.intake import IntakeServices
 from memroute_router.lifecycle.isolation import Isolation
 from memroute_router.lifecycle.proxy import Proxy
 from memroute_router.limits import server_limits
+from memroute_router.live_map.fleet import FleetReader
 from memroute_router.log.journal import Journal
 from memroute_router.memory import (
     MemoryWatch,
@@ -41,7 +43,8 @@ from memroute_router.metrics.process import Listening
 from memroute_router.pages.exposition import TEXT
 from memroute_router.pages.operations import Operations
 from memroute_router.pages.own_answers import OwnAnswers
-from memroute_router.peers import PeerLink, PeerNames, follow_pods, parse_peer, read_secret
+from memroute_router.peer_addresses import parse_peer
+from memroute_router.peers import PeerLink, PeerNames, follow_pods, read_secret
 from memroute_router.prompts.kv_events import KVEventFollower
 from memroute_router.prompts.tokenizer import Tokenizers
 from memroute_router.replicas.pools import CommonSettings, Pools, Replica
@@ -220,6 +223,7 @@ class Router:
         self._membership: Membership | None = None
         self._is_listening = False
         self._is_stopping = False
+        self.fleet = FleetReader(settings.map_namespace)
         self.operations = Operations(
             self.pools,
             self.metrics,
@@ -227,6 +231,8 @@ class Router:
             outbox,
             isolation=self.isolation,
             lines=None if self.gate is None else self.gate.lines,
+            fleet=self.fleet,
+            router=settings.router_name or socket.gethostname(),
             health=health,
             on_fault=self.on_fault,
         )
@@ -258,6 +264,7 @@ class Router:
         supervisor.keep("membership", membership.follow)
         supervisor.keep("clock", self._tick_forever)
         supervisor.keep("certificates", self._follow_certificates)
+        supervisor.keep("map", lambda: self.fleet.follow(client))
         supervisor.keep("peers", lambda: self._follow_peers(client))
         for file in self.watched:
             supervisor.keep("watched file", file.follow)

@@ -23,6 +23,7 @@ from typing import Final
 from memroute.traffic.peers import Dropped, PeerGroup, encode_datagrams
 from memroute_kube import PODS, KubernetesClient, watch_forever
 from memroute_kube.shapes import mapping
+from memroute_router.peer_addresses import Address
 
 LOGGER = logging.getLogger(__name__)
 # How long reports are collected: a tenth of a step of most engines; ten a datagram at 2,000
@@ -33,8 +34,6 @@ RESOLVE_SECONDS: Final = 5.0
 # Before a port that is taken is tried again.
 RETRY_SECONDS: Final = 5.0
 MIN_SECRET_BYTES: Final = 16
-DEFAULT_PEER_PORT: Final = 8001
-Address = tuple[str, int]
 
 
 class PeerSecretError(Exception):
@@ -52,22 +51,6 @@ def read_secret(path: str) -> bytes:
         msg = f"it has {len(secret)} bytes; {MIN_SECRET_BYTES} or more are needed"
         raise PeerSecretError(msg)
     return secret
-
-
-def parse_peer(text: str, default_port: int = DEFAULT_PEER_PORT) -> Address:
-    """``host``, ``host:port`` or ``[address]:port``. Raises ``ValueError``."""
-    host, port = text, default_port
-    if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        if rest:
-            port = int(rest.removeprefix(":"))
-    elif text.count(":") == 1:
-        host, _, digits = text.partition(":")
-        port = int(digits)
-    if not host or not 0 < port < 1 << 16:
-        msg = f"{text!r} is not HOST or HOST:PORT"
-        raise ValueError(msg)
-    return host, port
 
 
 class PeerLink(asyncio.DatagramProtocol):

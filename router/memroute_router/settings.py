@@ -5,13 +5,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from memroute.command_line import CommandLine, above_0, port
 from memroute.traffic.peers import MAX_BYTES_PER_SECOND
 from memroute_router.access.media_hosts import MediaHosts, parse_media_hosts
 from memroute_router.access.proxies import Network, parse_networks
 from memroute_router.lifecycle.claims import TenantSource
 from memroute_router.log.journal import AccessLog
 from memroute_router.log.log_lines import LogFormat
-from memroute_router.peers import DEFAULT_PEER_PORT, parse_peer
+from memroute_router.peer_addresses import DEFAULT_PEER_PORT, parse_peer
 
 # The port of metrics, health and debug pages. Source: the next that is free: 8000 is the API, 8001
 # the peers', 8080 and 8081 the operator's.
@@ -19,6 +20,8 @@ DEFAULT_OPS_PORT = 8002
 
 # Of the requests that are traced, if any are. Source: chosen by hand; what most use.
 DEFAULT_TRACING_RATIO = 0.1
+# Where the shipped manifests install.
+DEFAULT_MAP_NAMESPACE = "memroute-system"
 
 EXAMPLES = """\
 on Kubernetes (as the chart starts it), from ModelDeployments
@@ -67,6 +70,8 @@ class RouterSettings:
     ops_port: int
     config: str | None
     namespace: tuple[str, ...]
+    map_namespace: str
+    router_name: str | None
     scrape_seconds: float
     tokenizers: str | None
     kv_events: bool
@@ -114,9 +119,7 @@ class RouterSettings:
 class OptionGroup:
     """Options under one heading, of which a program may leave some out: their defaults hold."""
 
-    def __init__(
-        self, parser: argparse.ArgumentParser, title: str, without: Collection[str]
-    ) -> None:
+    def __init__(self, parser: CommandLine, title: str, without: Collection[str]) -> None:
         """``without``: options that the program has no use for."""
         self._parser = parser
         self._group = parser.add_argument_group(title)
@@ -138,8 +141,7 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
         "Admits OpenAI-API requests; sends each to the replica where it costs least.",
         EXAMPLES,
     )
-    parsed = parser.parse_args(argv)
-    return settings_of(parser, vars(parsed))
+    return settings_of(parser, vars(parser.parse_args(argv)))
 
 
 def settings_parser(
@@ -147,12 +149,11 @@ def settings_parser(
     description: str,
     examples: str,
     *,
-    port: int = 8000,
+    default_port: int = 8000,
     without: Collection[str] = (),
-) -> argparse.ArgumentParser:
-    """The options of a program that routes. ``port``: its default; ``without``: left out."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
+) -> CommandLine:
+    """The options of a program that routes. ``without``: those that it has no use for."""
+    parser = CommandLine(
         prog=program,
         description=description,
         epilog=examples,
@@ -162,13 +163,15 @@ def settings_parser(
     where.add_argument(
         "--host", default="*", help="address to listen on; * is every one, IPv6 and IPv4"
     )
-    where.add_argument("--port", type=int, default=port, help="port to listen on; 0 takes any")
+    where.add_argument(
+        "--port", type=port, default=default_port, help="port to listen on; 0 takes any"
+    )
     where.add_argument(
         "--ops-host", metavar="HOST", help="address of the listener below (default: as --host)"
     )
     where.add_argument(
         "--ops-port",
-        type=int,
+        type=port,
         default=DEFAULT_OPS_PORT,
         help="port of metrics, health and debug pages, plain HTTP, not for clients; 0: there is "
         "none, and nothing serves metrics",
@@ -180,6 +183,18 @@ def settings_parser(
         default=[],
         help="serve the ModelDeployments of this namespace only; may be given several times "
         "(default: all)",
+    )
+    where.add_argument(
+        "--map-namespace",
+        default=DEFAULT_MAP_NAMESPACE,
+        metavar="NAME",
+        help="where the operator keeps ConfigMap memroute-map, of which the live map "
+        "(/map/ on --ops-port) has nodes and devices",
+    )
+    where.add_argument(
+        "--router-name",
+        metavar="NAME",
+        help="what this router is called on its live map (default: its host's name)",
     )
     where.add_argument("--tls-cert", help="PEM file: serve HTTPS with this certificate (chain)")
     where.add_argument("--tls-key", help="PEM file: its private key, if it is not beside it")
@@ -227,7 +242,7 @@ def settings_parser(
     return parser
 
 
-def settings_of(parser: argparse.ArgumentParser, values: Mapping[str, Any]) -> RouterSettings:
+def settings_of(parser: CommandLine, values: Mapping[str, Any]) -> RouterSettings:
     """What was said. ``parser``: tells the user what cannot be, and ends the program."""
     parsed = argparse.Namespace(**values)
     if parsed.config and parsed.namespace:
@@ -251,7 +266,7 @@ def settings_of(parser: argparse.ArgumentParser, values: Mapping[str, Any]) -> R
 
 def _add_admission(group: OptionGroup) -> None:
     group.add_argument(
-        "--scrape-seconds", type=float, default=1.0, help="how often each replica is read"
+        "--scrape-seconds", type=above_0, default=1.0, help="how often each replica is read"
     )
     group.add_argument(
         "--tokenizers", metavar="FOLDER",
@@ -426,7 +441,7 @@ def _add_peers(group: OptionGroup) -> None:
     )
     group.add_argument(
         "--peer-port",
-        type=int,
+        type=port,
         default=DEFAULT_PEER_PORT,
         help="UDP port on which routers hear each other",
     )

@@ -1,10 +1,11 @@
 """``memroute-simulator``: the parts of the emulation that run as processes of their own."""
 
-import argparse
 import asyncio
 import logging
 import sys
 from pathlib import Path
+
+from memroute.command_line import CommandLine
 
 
 def main() -> None:
@@ -14,8 +15,8 @@ def main() -> None:
         from memroute_simulator.engine.http.app import main as engine_main  # noqa: PLC0415
 
         sys.exit(engine_main(sys.argv[2:], face=sys.argv[1]))
-    parser = argparse.ArgumentParser(prog="memroute-simulator", description="A fleet without GPUs.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser = CommandLine(prog="memroute-simulator", description="A fleet without GPUs.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("engine", help="a simulated vLLM engine (its flags are vLLM's)")
     commands.add_parser("sglang", help="the same behind SGLang's flags and pages")
     commands.add_parser("llama-server", help="the same behind llama.cpp's flags and pages")
@@ -55,11 +56,8 @@ def main() -> None:
 
 
 def _build_binaries() -> None:
-    from memroute_simulator.controlplane.binaries import (  # noqa: PLC0415
-        BINARY_SETS,
-        BinaryError,
-        find_binaries,
-    )
+    from memroute_simulator.controlplane import BinaryError, find_binaries  # noqa: PLC0415
+    from memroute_simulator.controlplane.recipes import BINARY_SETS  # noqa: PLC0415
 
     try:
         found = find_binaries([name for each in BINARY_SETS for name in each.packages])

@@ -14,7 +14,7 @@ import yaml
 from memroute_kube import KubeObject
 from memroute_kube.resources import is_condition_true
 from memroute_simulator.controlplane import ControlPlane
-from memroute_simulator.controlplane.binaries import Report, report_to_stderr
+from memroute_simulator.controlplane.binary_cache import Report, report_to_stderr
 from memroute_simulator.controlplane.cluster import NODE_GRACE_SECONDS
 from memroute_simulator.nodes.services import ANNOTATION_ADDRESSES
 

@@ -46,6 +46,15 @@ def test_two_models_share_a_gpu_and_serve(cluster, namespace):
     assert placed[0]["devices"] == placed[1]["devices"]
     assert placed[0]["hbmBytes"] > 4 * GIB
     assert all(p["state"] == "Serving" and p["why"] for p in placed)
+    # The second is told that it shares the device's time, and so is the first by now.
+    assert "engines on its device want" in placed[1]["why"]
+    cluster.wait_for(
+        "the first to hear of it",
+        lambda: "times the device" in condition(cluster, namespace, "one", "Placed")["message"],
+        timeout_seconds=30,
+    )
+    (pod,) = pods_of(cluster, namespace, "two")
+    assert 0 < float(pod["metadata"]["annotations"]["memroute.dev/occupancy"]) < 1
 
 
 def test_an_exclusive_model_gets_a_whole_gpu_and_says_which(cluster, namespace):

@@ -5,6 +5,8 @@ Its exporters collect every 30 s, as real ones do.
 """
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -31,6 +33,7 @@ FLEET = [
     },
     {"name": "gke", "machine": "l4-1", "labels": "gke"},
     {"name": "bare", "machine": "l4-1", "labels": "none"},
+    {"name": "amd", "machine": "mi300x-1"},
     {"name": "v6", "machine": "l4-1", "gpuSharing": "shared", "ipFamily": "ipv6"},
 ]
 OPERATOR_ARGS = ["--scrape-seconds=1", "--drain-timeout-seconds=5", "--node-lost-seconds=60"]
@@ -46,6 +49,73 @@ def cluster(repository, helm):
 
 def on(node, mode="Exclusive"):
     return {"mode": mode, "nodeSelector": {"kubernetes.io/hostname": node}}
+
+
+def cli(cluster, *arguments):
+    """What a command of `memroute` says, as a document."""
+    result = subprocess.run(
+        [sys.executable, "-m", "memroute_cli", *arguments, "-o", "json",
+         *(() if "--inventory" in arguments else ("--kubeconfig", str(cluster.kubeconfig)))],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert result.returncode in (0, 1), result.stderr
+    return json.loads(result.stdout)
+
+
+def test_a_plan_tries_every_kind_of_node_live_and_from_files(cluster, tmp_path):
+    """MIG slices, time slices, a cloud's labels, AMD, shared devices; what is not known is said.
+
+    The first test of the file: nothing has used a device, so no reading shows it.
+    From files it answers the same: nodes and pods in one, the operator's readings in another.
+    """
+
+    def view():
+        found = cluster.kubectl(
+            "get", "configmap", "memroute-fleet", "-n", "memroute-system", "-o", "json",
+            "--ignore-not-found",
+        )  # fmt: skip
+        return found if '\\"v6\\"' in found else None
+
+    (tmp_path / "view.json").write_text(
+        cluster.wait_for("the operator's readings", view, timeout_seconds=90)
+    )
+    (tmp_path / "fleet.json").write_text(cluster.kubectl("get", "nodes,pods", "-A", "-o", "json"))
+    files = f"{tmp_path / 'fleet.json'},{tmp_path / 'view.json'}"
+    told = {}
+    for where in (("--cluster",), ("--inventory", files)):
+        (plan,) = cli(cluster, "plan", "Qwen/Qwen3-0.6B", *where)["plans"]
+        now = told[where[0]] = plan["now"]
+        fits = {(way["mode"], way["numDevices"]): set() for way in now["ways"]}
+        for way in now["ways"]:
+            fits[way["mode"], way["numDevices"]] |= set(way["fitsOn"])
+        assert fits["exclusive", 1] == {"time-sliced", "mig", "mixed", "gke", "amd"}
+        assert fits["shared", 1] == {"v6"}
+        assert not set().union(*(nodes for (_, n), nodes in fits.items() if n > 1))
+        assert any("bare" in note for note in now["notKnown"])
+        by_node = {}
+        for device in now["devices"]:
+            by_node.setdefault(device["node"], []).append(device)
+        assert [len(by_node[name]) for name in ("mig", "mixed", "time-sliced")] == [2, 2, 1]
+        assert by_node["v6"][0]["uuid"].startswith("GPU-")
+        assert all("1 x bf16 exclusive" in one["ways"] for one in by_node["mixed"])
+    assert [w["fitsOn"] for w in told["--cluster"]["ways"]] == [
+        w["fitsOn"] for w in told["--inventory"]["ways"]
+    ]
+
+
+def test_the_doctor_tells_a_gpu_that_has_fallen_off_the_bus(cluster):
+    """By the device plugin, which hands out one less; and no more once it is back."""
+
+    def lost():
+        checks = cli(cluster, "doctor")["checks"]
+        return [one for one in checks if one["check"] == "lost-devices" and one["state"] != "ok"]
+
+    cluster.wait_for("all devices", lambda: not lost() or None, timeout_seconds=60)
+    cluster.kubectl("annotate", "node", "gke", f"{FAULT}/lost-gpus=0")
+    found = cluster.wait_for("a lost device", lost, timeout_seconds=60)
+    assert any("gke hands out 0 of 1 nvidia.com/gpu" in one["sentence"] for one in found)
+    cluster.kubectl("annotate", "node", "gke", f"{FAULT}/lost-gpus-")
+    cluster.wait_for("it to be back", lambda: not lost() or None, timeout_seconds=60)
 
 
 def test_a_time_sliced_device_serves_one_replica(cluster, namespace):

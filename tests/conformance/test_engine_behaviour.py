@@ -14,6 +14,8 @@ from engine_probe import ANSWERS, CASES, call, comparable, families, types
 from memroute.footprint import architecture_from_config, kv_cache_layout
 from memroute_simulator.engine.model import (
     EngineRequest,
+    HostTier,
+    HostTierLimits,
     KVCache,
     SchedulingPolicy,
     TokenContent,
@@ -26,12 +28,27 @@ FLAGS = [
     "--max-model-len", str(CONTEXT), "--max-num-seqs", str(SEQUENCES),
     "--max-num-batched-tokens", str(BATCHED), "--kv-cache-memory-bytes", str(POOL_BYTES),
 ]  # fmt: skip
+# A tier a half larger than the cache: prefixes leave the device and come back.
+HOST_CHUNKS = 48
+BLOCK_BYTES = 131_072
+HOST = json.dumps(
+    {
+        "kv_connector": "OffloadingConnector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {
+            "cpu_bytes_to_use": HOST_CHUNKS * BLOCK_BYTES,
+            "spec_name": "HostMemorySpec",
+            "spec_module_path": "host_memory_spec",
+        },
+    }
+)
 KINDS = {
     "fcfs": (TINY, [], POOL_BYTES),
     "priority": (TINY, ["--scheduling-policy", "priority"], POOL_BYTES),
     "watermark": (TINY, ["--watermark", "0.1"], POOL_BYTES),
     "no-prefix-cache": (TINY, ["--no-enable-prefix-caching"], POOL_BYTES),
     "sliding": (TINY_SLIDING, [], POOL_BYTES),
+    "host": (TINY, ["--kv-transfer-config", HOST], POOL_BYTES),
 }
 
 
@@ -62,7 +79,7 @@ def post(base: str, path: str, body: dict | None = None, request_id: str = "") -
 
 def serve(base: str, requests: list[dict], *, has_priority: bool) -> list[dict]:
     """Queue all requests in order while the engine is paused, then let it run."""
-    post(base, "/reset_prefix_cache")
+    post(base, "/reset_prefix_cache?reset_external=true")
     post(base, "/pause?mode=keep")
     answers: list[dict] = [{}] * len(requests)
 
@@ -122,6 +139,7 @@ def replay(kind, config, pool, requests, steps, answers) -> int:
         max_num_batched_tokens=BATCHED, max_num_seqs=SEQUENCES,
         policy=SchedulingPolicy.PRIORITY if kind == "priority" else SchedulingPolicy.FCFS,
         watermark_ratio=0.1 if kind == "watermark" else 0.0,
+        host=host_tier() if kind == "host" else None,
     )  # fmt: skip
     mine = []
     for index, asked in enumerate(requests):
@@ -135,19 +153,38 @@ def replay(kind, config, pool, requests, steps, answers) -> int:
             )
         )  # fmt: skip
         scheduler.add(mine[-1])
+    now = 0.0
     for number, step in enumerate(steps):
-        plan = scheduler.schedule()
+        plan = scheduler.schedule(now)
+        while plan.is_empty and scheduler.has_work:
+            # A step that only copies is not recorded.
+            now += 1.0
+            scheduler.complete(plan, now)
+            plan = scheduler.schedule(now)
+        now += 1.0
         tokens = {request.request_id: 1 for request in scheduler.decoding}
         tokens |= {c.request.request_id: c.num_new_tokens for c in plan.prefills}
         assert tokens == {name(k): v for k, v in step["tokens"].items()}, f"step {number}"
         preempted = sorted(request.request_id for request in plan.preempted)
         assert preempted == sorted(map(name, step["preempted"])), f"step {number}"
         assert scheduler.cache.num_free == step["free"], f"step {number}"
-        scheduler.complete(plan)
+        scheduler.complete(plan, now)
     assert not scheduler.has_work
     cached = [a["usage"]["prompt_tokens_details"]["cached_tokens"] for a in answers]
     assert [request.num_hit_tokens for request in mine] == cached
+    if kind == "host":
+        assert scheduler.counts.host_hit_tokens > 0
     return scheduler.counts.num_preemptions
+
+
+def host_tier() -> HostTier:
+    """Copies end within the step that begins them."""
+    return HostTier(
+        HostTierLimits(
+            num_chunks=HOST_CHUNKS, chunk_tokens=BLOCK, chunk_bytes=BLOCK_BYTES,
+            load_seconds=1e-6, store_seconds=1e-6,
+        )
+    )  # fmt: skip
 
 
 def name(request_id: str) -> str:

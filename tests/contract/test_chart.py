@@ -262,7 +262,10 @@ def test_a_scope_makes_roles_of_what_is_written(repository, helm):
     for namespace in ("a", "b"):
         moved = {(None, *one[1:]) for one in rules(scoped, "Role") if one[0] == namespace}
         assert moved | rules(scoped, "ClusterRole") == rules(everywhere, "ClusterRole")
-    read = {one[1:] for one in rules(scoped, "Role", program="router")}
+    of_router = rules(scoped, "Role", program="router")
+    own = {one[1:] for one in of_router if one[0] not in ("a", "b")}
+    assert own == {("", "configmaps", "get")}, "of its own namespace: the map that it shows"
+    read = {one[1:] for one in of_router if one[0] in ("a", "b")}
     assert read == {one[1:] for one in rules(everywhere, "ClusterRole", program="router")}
 
 

@@ -192,6 +192,41 @@ def test_helm_installed_what_runs(cluster, helm):
         )
 
 
+def asked_to_install(helm, repository, cluster, *values):
+    """What Helm says of a release for some namespaces, without installing it."""
+    command = [
+        helm, "install", "scoped", str(repository / "helm" / "memroute"), "-n", "scoped",
+        "--create-namespace", "--dry-run=server", "--kubeconfig", str(cluster.kubeconfig),
+    ]  # fmt: skip
+    for value in values:
+        command += ["--set", value]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_namespace_of_the_scope_that_is_not_there_is_told_before_anything_is_installed(
+    repository, helm, cluster, namespace
+):
+    """Helm stopped half-way, at the first Role, with a CRD and a Deployment left behind.
+
+    The release's own namespace is made by Helm itself, after it has asked for the others.
+    """
+    scope = f"scope.namespaces={{{namespace},nowhere,elsewhere,scoped}}"
+    refused = asked_to_install(helm, repository, cluster, scope)
+    assert refused.returncode
+    assert (
+        "the cluster has no namespace nowhere, elsewhere, and scope.namespaces names it; nothing "
+        "was installed. Make it first: kubectl create namespace nowhere && kubectl create "
+        "namespace elsewhere"
+    ) in " ".join(refused.stderr.split())
+    there = asked_to_install(helm, repository, cluster, f"scope.namespaces={{{namespace},scoped}}")
+    assert there.returncode == 0, there.stderr
+    assert "memroute doctor --operator-namespace scoped\n" in there.stdout, "what to do next"
+    assert f"kubectl apply -n {namespace} -f -" in there.stdout
+    # Whoever may not ask the cluster says so, and has Helm's own words.
+    unasked = asked_to_install(helm, repository, cluster, scope, "clusterChecks=false")
+    assert "has no namespace" not in unasked.stderr
+
+
 MONITORING = (
     "monitoring.podMonitors.enabled=true",
     "monitoring.rules.enabled=true",
@@ -267,6 +302,35 @@ def test_monitors_select_what_is_installed(repository, helm):
         (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
         number = {one["name"]: one["containerPort"] for one in container["ports"]}[endpoint["port"]]
         assert str(number) == template["metadata"]["annotations"]["prometheus.io/port"]
+
+
+def test_service_monitors_find_the_metrics_of_both_programs_and_nothing_is_scraped_twice(
+    repository, helm
+):
+    """From the monitor by labels to a Service, by its selector to pods, by a name to their port.
+
+    Where both kinds of monitors are asked for, engines alone keep a PodMonitor.
+    """
+    objects = monitoring_objects(helm, repository, "monitoring.serviceMonitors.enabled=true")
+    templates = [one["spec"]["template"] for one in objects if one["kind"] == "Deployment"]
+    services = [one for one in objects if one["kind"] == "Service"]
+    monitors = [one for one in objects if one["kind"] == "ServiceMonitor"]
+    reached = set()
+    for monitor in monitors:
+        wanted = monitor["spec"]["selector"]["matchLabels"].items()
+        (service,) = (one for one in services if wanted <= one["metadata"]["labels"].items())
+        chosen = service["spec"]["selector"].items()
+        (template,) = (one for one in templates if chosen <= one["metadata"]["labels"].items())
+        (endpoint,) = monitor["spec"]["endpoints"]
+        (port,) = (one for one in service["spec"]["ports"] if one["name"] == endpoint["port"])
+        (container,) = template["spec"]["containers"]
+        number = {one["name"]: one["containerPort"] for one in container["ports"]}
+        assert number[port["targetPort"]] == port["port"]
+        assert str(port["port"]) == template["metadata"]["annotations"]["prometheus.io/port"]
+        reached.add(template["metadata"]["labels"]["app.kubernetes.io/component"])
+    assert reached == {"operator", "router"}
+    pods = [one["metadata"]["name"] for one in objects if one["kind"] == "PodMonitor"]
+    assert pods == ["memroute-engines"]
 
 
 def test_two_releases_have_monitors_and_dashboards_of_their_own(repository, helm):

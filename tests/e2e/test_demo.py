@@ -1,12 +1,18 @@
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from followed_pages import Reader
+from memroute_simulator.emulated_cluster import find_kubectl
+from page_blocks import scripts
 
 MEMROUTE = str(Path(sys.executable).parent / "memroute")
 
@@ -72,11 +78,33 @@ def test_the_demo_does_its_job_and_leaves_nothing(place):
         assert word in output
 
 
+def exported(output):
+    """What the demo tells a second terminal to export, but for the checkout's own programs."""
+    words = " ".join(re.findall(r"^\s*export (.*)$", output, re.MULTILINE)).split()
+    return dict(word.split("=", 1) for word in words if not word.startswith("PATH="))
+
+
+def follow_the_first_hour(process, folder):
+    """Every command of the tutorial, on the demo that it begins with."""
+    output = ""
+    while len(told := exported(output)) < 3:
+        output += process.stdout.readline()
+    reader = Reader(folder / "home", environment=told | {"PAGE_KUBECTL": find_kubectl()})
+    for block in scripts("docs/tutorial/first-hour.md", on_cluster=True):
+        assert reader.follow([block], changes=True) == ""
+        if "patch mdep/large" in block.script:
+            waiting = "kubectl wait --for=condition=Ready mdep/large\n"
+            assert reader.follow([replace(block, text=waiting)], changes=True) == ""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_whatever_ends_the_demo_nothing_is_left(place, number):
+def test_whatever_ends_the_demo_nothing_is_left(place, number, tmp_path_factory):
+    """Not even after the tutorial's refusals, scaling, and machine that died."""
     with demo(place, "--seconds", "0", "--keep") as process:
         read_until(process, "kept running")
         assert len(leftovers(place)) > 8
+        if number is signal.SIGINT:
+            follow_the_first_hour(process, tmp_path_factory.mktemp("reader"))
         process.send_signal(number)
         code = process.wait(timeout=60)
     assert code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]

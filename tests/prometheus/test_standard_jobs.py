@@ -4,15 +4,24 @@ Opt-in (``make prometheus``). Three of them at once: the annotation job of the c
 with ``honor_labels`` and without, and what the Prometheus operator makes of our PodMonitors.
 """
 
+import contextlib
 import copy
+import http.client
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
+import threading
+import urllib.request
+from pathlib import Path
 
 import pytest
 import yaml
 
+from cluster_support import apply
+from memroute_kube.resources import ANNOTATION_RESERVATION
 from memroute_router.lifecycle.outcomes import Outcome
 from monitoring.__main__ import ALERTS, DASHBOARDS, GROUPS
 from monitoring.alerts import groups
@@ -217,6 +226,13 @@ DRILLS = {
     "MemrouteReplicaHung": ("hang", ("model_namespace", "team-b")),
     "MemrouteReplicaAvoided": ("errors", ("model_namespace", "team-b")),
     "MemrouteTargetsMissed": ("slow", ("model_namespace", "team-b")),
+    "MemrouteRefusals": ("push-back", ("model_namespace", "team-b")),
+    "MemrouteRetries": ("one-pushes-back", ("model_namespace", "default")),
+    "MemroutePreemptions": ("past-the-routers", ("model_namespace", "team-b")),
+    "MemrouteOverbooked": ("promised-twice", ("model_namespace", "default")),
+    "MemrouteOperatorRefused": ("quota", ("status", "403")),
+    "MemrouteRouterSlow": ("throttled", ("severity", "warning")),
+    "MemroutePeersUnheard": ("deaf", ("severity", "warning")),
     "MemrouteNodeUnreachable": ("gone", ("severity", "critical")),
     "MemrouteOperatorNotLeading": ("operator", ("severity", "critical")),
     "MemrouteRouterGone": ("router", ("severity", "critical")),
@@ -233,14 +249,30 @@ def scale(fleet, component, replicas):
     )
 
 
-def post_fault(fleet, **faults):
-    import urllib.request
-
-    there = replicas_of(fleet.pods())["team-b", "chat"]
-    (name,) = there
+def engine_address(fleet, namespace="team-b"):
+    """Of the first replica of the namespace's chat."""
+    name = min(replicas_of(fleet.pods())[namespace, "chat"])
     (pod,) = (one for one in fleet.pods() if one["metadata"]["name"] == name)
-    url = f"http://{pod['status']['podIP']}:8000/simulator/faults"
+    return f"http://{pod['status']['podIP']}:8000"
+
+
+def post_fault(fleet, namespace="team-b", **faults):
+    url = f"{engine_address(fleet, namespace)}/simulator/faults"
     urllib.request.urlopen(url, json.dumps(faults).encode(), timeout=30).close()
+
+
+def processes_of(address):
+    """Those of the pod that has it: emulated pods are processes of this machine."""
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile, or is another user's
+            if f"POD_IP={address}".encode() in path.read_bytes().split(b"\0"):
+                yield int(path.parent.name)
+
+
+def signal_router(fleet, number):
+    """To one of the two."""
+    for process in processes_of(min(fleet.routers().values())):
+        os.kill(process, number)
 
 
 def break_file(fleet):
@@ -264,6 +296,102 @@ ENGINE_FAULTS = {
 }
 
 
+def one_pushes_back(fleet):
+    """Of two replicas one is often full: it answers a third of the requests with 503."""
+    post_fault(fleet, "default", error_ratio=0.34, error_status=503)
+    return lambda: post_fault(fleet, "default", error_ratio=0.0, error_status=500)
+
+
+def push_back(fleet):
+    post_fault(fleet, error_ratio=1.0, error_status=503)
+    return lambda: post_fault(fleet, error_ratio=0.0, error_status=500)
+
+
+def past_the_routers(fleet):
+    """Long answers that nobody has admitted fill the KV cache of an engine."""
+    stopping = threading.Event()
+    url = f"{engine_address(fleet)}/v1/completions"
+    document = {
+        "model": "b/chat", "prompt": "on and on " * 20, "max_tokens": 7000, "ignore_eos": True,
+    }  # fmt: skip
+
+    def flood():
+        while not stopping.is_set():
+            request = urllib.request.Request(
+                url, json.dumps(document).encode(), {"content-type": "application/json"}
+            )
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                urllib.request.urlopen(request, timeout=20).read()
+
+    threads = [threading.Thread(target=flood, daemon=True) for _ in range(24)]
+    for thread in threads:
+        thread.start()
+    return stopping.set
+
+
+def promised_twice(fleet):
+    """A pod says that it was promised more than its device has, as one placed by hand may."""
+    name = min(replicas_of(fleet.pods())["default", "chat"])
+    told = json.loads(fleet.cluster.kubectl("get", "pod", name, "-n", "default", "-o", "json"))
+    before = told["metadata"]["annotations"][ANNOTATION_RESERVATION]
+    promised = json.loads(before)
+    promised["devices"] = dict.fromkeys(promised["devices"], 200 * 2**30)
+    note = f"{ANNOTATION_RESERVATION}={json.dumps(promised)}"
+    fleet.cluster.kubectl("annotate", "pod", name, "-n", "default", "--overwrite", note)
+    # It leaves by itself, and another one is made; where it is still there it says what it said.
+    note = f"{ANNOTATION_RESERVATION}={before}"
+
+    def mend():
+        with contextlib.suppress(subprocess.CalledProcessError):
+            fleet.cluster.kubectl("annotate", "pod", name, "-n", "default", "--overwrite", note)
+
+    return mend
+
+
+def quota(fleet):
+    """A quota without room for any of twelve replicas."""
+    kubectl = fleet.cluster.kubectl
+    kubectl("create", "namespace", "full")
+    kubectl("create", "quota", "none", "--hard=pods=0", "-n", "full")
+    apply(fleet.cluster, "full", "many", replicas=12,
+          model={"name": "Qwen/Qwen3-0.6B", "servedName": "many"})  # fmt: skip
+    return lambda: kubectl("delete", "namespace", "full", "--wait=false")
+
+
+def throttled(fleet):
+    """A core that a router has a third of: stopped and let go, again and again."""
+    stopping = threading.Event()
+
+    def throttle():
+        while not stopping.is_set():
+            signal_router(fleet, signal.SIGSTOP)
+            stopping.wait(0.6)
+            signal_router(fleet, signal.SIGCONT)
+            stopping.wait(0.3)
+
+    thread = threading.Thread(target=throttle, daemon=True)
+    thread.start()
+
+    def mend():
+        stopping.set()
+        thread.join()
+
+    return mend
+
+
+def deaf(fleet):
+    """One of two routers says nothing any more."""
+    signal_router(fleet, signal.SIGSTOP)
+    return lambda: signal_router(fleet, signal.SIGCONT)
+
+
+OTHER_FAULTS = {
+    "push-back": push_back, "one-pushes-back": one_pushes_back,
+    "past-the-routers": past_the_routers, "promised-twice": promised_twice, "quota": quota,
+    "throttled": throttled, "deaf": deaf,
+}  # fmt: skip
+
+
 def cause(fleet, fault):
     """Make it happen; what mends it."""
     if fault in NODE_FAULTS:
@@ -276,6 +404,8 @@ def cause(fleet, fault):
         name, wrong, right = ENGINE_FAULTS[fault]
         post_fault(fleet, **{name: wrong})
         return lambda: post_fault(fleet, **{name: right})
+    if fault in OTHER_FAULTS:
+        return OTHER_FAULTS[fault](fleet)
     scale(fleet, fault, 0)
     return lambda: scale(fleet, fault, {"operator": 1, "router": 2}[fault])
 

@@ -31,8 +31,11 @@ What all commands share:
 * **Completion**: `memroute --install-completion` for bash, zsh and fish.
 
 Beside `memroute` there are `memroute-operator`, `memroute-router` and `memroute-picker`
-([settings](settings.md)), `memroute-fetch` ([fetch](fetch.md)) and `memroute-simulator` ([the
-simulator](../explanation/simulator.md)).
+([settings](settings.md)),
+`memroute-fetch` ([fetch](fetch.md)) and `memroute-simulator` ([the
+simulator](../explanation/simulator.md)). Each has `--help` and `--version`. A flag that is wrong is
+one sentence on stderr with the closest one, and exit status 2; `memroute-fetch` ends with 64, which
+the operator reads off the pod. `python -m bench.startup` prints how long each takes to answer.
 """
 
 

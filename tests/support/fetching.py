@@ -18,7 +18,7 @@ def without_waits(monkeypatch: Any) -> None:
     """Tries follow each other at once, and nobody's certificates are read for loopback."""
     monkeypatch.setattr(download, "RETRY_SECONDS", (0.0,) * 3)
     monkeypatch.setattr(transport, "RETRY_SECONDS", (0.0, 0.0))
-    monkeypatch.setattr(program, "new_client", loopback_client)
+    monkeypatch.setattr("memroute_fetch.fetching.new_client", loopback_client)
     for name in ("HF_TOKEN", "HF_ENDPOINT", "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
 

@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 
 from memroute.placement import Device, Inventory, Node, PlacementMode
 from memroute.units import GIB
-from memroute_kube.resources import ANNOTATION_DRAINING
 from memroute_operator.gather import Facts
 from memroute_operator.memory import PlanMemory
 from memroute_operator.plan import (
@@ -24,6 +23,7 @@ from memroute_operator.plan import (
     plan_step,
 )
 from memroute_operator.pod.manifests import replica_pod
+from memroute_operator.replicas.leaving import draining_marks
 from memroute_operator.replicas.promises import encode_claim
 from memroute_operator.replicas.replica import ANNOTATION_SUCCESSOR, read_replica
 from memroute_operator.spec.deployment import read_deployment
@@ -468,7 +468,8 @@ class Cluster:
                     self._tell(planner, action.replica.pod_name)
             case MarkDraining():
                 since = self.stamp() if action.draining else None
-                self._annotate(planner, action.replica, ANNOTATION_DRAINING, since)
+                for name, text in draining_marks(action.replica.successor, since).items():
+                    self._annotate(planner, action.replica, name, text)
             case ClaimRoom():
                 claim = action.placed and encode_claim(action.placed, revision=action.revision)
                 self._annotate(planner, action.replica, ANNOTATION_SUCCESSOR, claim)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from memroute_simulator.controlplane.binaries import cache_directory
+from memroute_simulator.controlplane.binary_cache import cache_directory
 
 PACKAGE = "prometheus"
 # Short, so that a test sees what it has caused; pages come within this on a busy machine, too.

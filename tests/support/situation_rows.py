@@ -43,6 +43,7 @@ class _Stage:
         obj = mdep(name)
         machine["metadata"]["labels"]["own"] = name
         obj["spec"]["placement"]["nodeSelector"] = {"own": name}
+        obj["spec"]["model"]["servedName"] = name
         one.machine(machine)
         one.spec(obj)
         self.nodes.append(machine)

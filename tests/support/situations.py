@@ -6,6 +6,7 @@ are nowhere here: they are read from the status and from the Events that it has 
 ``python tests/support/conditions_page.py`` makes ``docs/reference/conditions.md`` of the rows.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -213,6 +214,19 @@ def _hangs(scene: Scene) -> None:
     )  # fmt: skip
 
 
+def _same_name(scene: Scene) -> None:
+    """Somebody copies it, and leaves the served name as it is."""
+    objects = scene.rig.cluster.objects["modeldeployments"]
+    twin = copy.deepcopy(objects[f"default/{scene.name}"])
+    twin["metadata"] |= {
+        "name": f"{scene.name}-copy", "uid": f"{twin['metadata']['uid']}-copy",
+        "creationTimestamp": "2026-05-01T00:00:00Z",
+    }  # fmt: skip
+    twin["spec"]["replicas"] = 0
+    twin.pop("status", None)
+    scene.rig.cluster.put("modeldeployments", twin)
+
+
 def _tainted(obj: Obj) -> None:
     obj["spec"]["taints"] = [{"key": "sku", "value": "gpu", "effect": "NoSchedule"}]
 
@@ -262,6 +276,10 @@ GROUPS: dict[str, tuple[Situation, ...]] = {
         Situation(
             title="paused", happens=lambda s: s.edit(lambda x: x.update(paused=True)),
             kind="Paused", helps="spec.paused",
+        ),
+        Situation(
+            title="another one of its namespace serves the same name", happens=_same_name,
+            kind="Named", helps="give one of them another spec.model.servedName",
         ),
         Situation(
             title="the spec was edited and the new revision rolls out",

@@ -112,7 +112,7 @@ async def learns_what_was_sent(fleet, key):
 
 
 async def sees_what_operators_see(fleet, key):
-    paths = (b"/debug/decisions", b"/debug/replicas", b"/metrics")
+    paths = (b"/debug/decisions", b"/debug/replicas", b"/map/", b"/map/live.json", b"/metrics")
     seen = [(await get(fleet.rig, path, key))[0] == 200 for path in paths]
     assert len(set(seen)) == 1
     return seen[0]
@@ -129,7 +129,7 @@ PROBES = {
     "why, and what counts as cached (`x-memroute-decision`)": sees_decision,
     "what replicas are called, in errors": sees_names_in_errors,
     "that A has sent a prompt, by sending it again": learns_what_was_sent,
-    "`/debug/decisions`, `/debug/replicas`, `/metrics`": sees_what_operators_see,
+    "`/debug/decisions`, `/debug/replicas`, `/map/`, `/metrics`": sees_what_operators_see,
 }
 
 

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from memroute.footprint.weights import adapter_bytes_per_rank
+from memroute.units import GIB, MIB
 from memroute_kube.routing import RoutingStatus, read_routing_status
 from memroute_operator.adapters.calls import CALLS, read_loaded, why_refused
 from memroute_operator.adapters.deciding import (
@@ -229,7 +230,31 @@ def test_a_pod_has_the_container_that_fetches_and_the_engine_sees_adapters_alone
 
 def test_without_a_cache_adapters_are_in_a_folder_of_the_pod():
     volumes = {one["name"]: one for one in pod_of(read(SQL))["spec"]["volumes"]}
-    assert volumes["memroute-adapters"]["emptyDir"] == {}
+    assert list(volumes["memroute-adapters"]["emptyDir"]) == ["sizeLimit"]
+
+
+@pytest.mark.parametrize("size_gib", [None, 9])
+def test_a_folder_of_the_pod_is_bounded_and_its_container_knows_by_how_much(size_gib):
+    """A repository of 140 GB by mistake would fill the node's disk, and evict its neighbours."""
+    said = {
+        "cache": {"emptyDir": {}, "sizeGiB": size_gib},
+        "source": {"s3": {"uri": "s3://models/x"}},
+    }
+    of = read(SQL, **(said if size_gib else {}))
+    limit = 9 * GIB
+    if size_gib is None:
+        # 256 of rank 16, in 32 bits: twice what the slots of 16 bits take, 64 times four of them.
+        slots = adapter_bytes_per_rank(of.shape.architecture, max_adapters=4, max_rank=16)
+        limit = 2 * 64 * slots
+    pod = pod_of(of)
+    volumes = {one["name"]: one for one in pod["spec"]["volumes"]}
+    beside = 256 * MIB
+    assert volumes["memroute-adapters"]["emptyDir"] == {"sizeLimit": str(limit + beside)}
+    (container,) = [
+        one for one in pod["spec"]["containers"] if one["name"] == "memroute-adapters"
+    ]  # fmt: skip
+    words = container["args"]
+    assert words[words.index("--max-cache-bytes") + 1] == str(limit)
 
 
 def test_a_pod_without_adapters_is_what_it_was():

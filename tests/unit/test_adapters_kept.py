@@ -122,6 +122,7 @@ class Kept:
         self.num_restarts = 0
         self.adapters = []
         self.engine = {"maxAdapters": 2}
+        self.is_paused = False
 
     def _changed(self):
         self.changes += 1
@@ -136,6 +137,7 @@ class Kept:
         obj = mdep("m", mode="Exclusive")
         obj["spec"]["engine"] |= self.engine
         obj["spec"]["adapters"] = self.adapters
+        obj["spec"]["paused"] = self.is_paused
         obj["spec"]["model"]["servedName"] = "tiny"
         obj["status"] = self.status
         deployment = read_deployment(obj)
@@ -242,6 +244,43 @@ async def test_an_engine_that_was_restarted_gets_what_it_had(tmp_path, monkeypat
         it.is_ready, it.num_restarts = True, 1
         await it.until_states(sql="Loaded")
         assert list(generation.adapters) == ["sql"]
+
+
+async def test_a_paused_list_is_held(hub, tmp_path, monkeypatch):
+    """Somebody pauses a model that must not change now, and edits what comes later."""
+    async with kept(tmp_path, monkeypatch) as (it, generation):
+        it.want(("sql", SQL))
+        commit = (await it.until_states(sql="Loaded"))["sql"]["commit"]
+        it.look()
+        it.is_paused = True
+        it.want(("other", SQL))
+        found = await it.until_states(other="Pending")
+        assert "spec.paused is true" in found["other"]["message"]
+        for _ in range(40):
+            it.look()
+            it.now += 1.0
+            await it.keeper.round()
+        assert list(generation.adapters) == ["sql"]
+        # An engine that starts again gets back what it had, and nothing else: also its commit.
+        old = hub.repositories[SQL]
+        hub.repositories[SQL] = Repository(adapter_files(rank=4), older={old.commit: old.files})
+        before = dict(generation.adapters)
+        generation.adapters.clear()
+        it.num_restarts = 1
+        await it.until(lambda _: generation.adapters)
+        assert dict(generation.adapters) == before, commit
+        # Another operator has never seen the list of before: it leaves all as it is.
+        it.keeper.forget()
+        for _ in range(40):
+            it.look()
+            it.now += 1.0
+            await it.keeper.round()
+        assert dict(generation.adapters) == before
+        (view,) = it.keeper.views.values()
+        assert view.loaded == {"sql"}
+        it.is_paused = False
+        await it.until_states(other="Loaded")
+        await it.until(lambda _: list(generation.adapters) == ["other"])
 
 
 @pytest.mark.usefixtures("hub")

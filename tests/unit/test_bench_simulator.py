@@ -180,6 +180,38 @@ def test_a_configuration_from_the_folder_wins_over_the_catalogue(tmp_path):
     assert read_run(tmp_path / "H100_x", tmp_path).spec.architecture.num_layers == 2
 
 
+@pytest.mark.parametrize(
+    ("model", "layers"),
+    [("Qwen/Qwen3-30B-A3B-Instruct-2507", 48), ("Qwen/Qwen3-32B-Base", 64),
+     ("Qwen/Qwen3-32B-AWQ", None)],
+)  # fmt: skip
+def test_a_run_of_a_model_that_was_trained_on_is_of_the_same_matrices(tmp_path, model, layers):
+    """Instruct and base are one shape; what is quantized is not."""
+    make_run(tmp_path / "H100_x", spec=spec_of(), meta=META | {"model": model}, count=3)
+    if layers is None:
+        with pytest.raises(RunError, match="no configuration"):
+            read_run(tmp_path / "H100_x", None)
+        return
+    assert read_run(tmp_path / "H100_x", None).spec.architecture.num_layers == layers
+
+
+def test_a_run_of_experts_on_two_data_parallel_ranks_is_replayed_as_one_that_steps_together(
+    tmp_path,
+):
+    """``enable_expert_parallel`` is read, and a link that the run names."""
+    meta = META | {
+        "model": "Qwen/Qwen3-30B-A3B", "hardware": {"link": "pcie5-peer"},
+        "engine_kwargs": META["engine_kwargs"] | {
+            "tensor_parallel_size": 1, "data_parallel_size": 2, "enable_expert_parallel": True,
+        },
+    }  # fmt: skip
+    make_run(tmp_path / "RTXPRO6000_x", spec=spec_of(), meta=meta, count=3)
+    spec = read_run(tmp_path / "RTXPRO6000_x", None, "host").spec
+    assert spec.steps_together
+    assert spec.parallelism.expert_parallel
+    assert spec.step_time.link.name == "pcie5-peer"
+
+
 def test_a_figure_is_off_beyond_a_tenth():
     facts = {"run": "r", "name": "n", "unit": "s", "low": 0, "high": 0}
     assert not Figure(predicted=1.1, real=1.0001, **facts).is_off

@@ -40,6 +40,28 @@ def test_only_an_engine_that_sized_its_own_pool_has_measured():
     assert read_report("up 1\n") is None
 
 
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        # 5,565 blocks of 16, less the null block.
+        ('num_gpu_blocks="5565"', 89_024),
+        # What it says counts: the blocks of a hybrid model hold other numbers of tokens.
+        ('num_gpu_blocks="5565",kv_cache_size_tokens="40000"', 39_984),
+        ('num_gpu_blocks="5565",kv_cache_size_tokens="None"', 89_024),
+    ],
+)
+def test_what_a_pool_holds_is_counted_as_routers_count_it(labels, expected):
+    """Two numbers for one cache would be one too many."""
+    page = PAGE.replace('num_gpu_blocks="5565"', labels) % "None"
+    assert read_report(page).kv_tokens == expected
+    # Each data-parallel rank has a series, and the sum of all blocks in it.
+    blocks = labels.replace("5565", "11130")
+    series = page.replace(labels, blocks)
+    assert (
+        read_report(series + series.replace('engine="0"', 'engine="1"')).kv_tokens == 2 * expected
+    )
+
+
 def test_a_report_becomes_the_overhead_of_the_next_placement():
     """RTX 5090: 0.92 x 31.36 GiB less 5,565 blocks of 2.25 MiB less 15.256 of weights = 1.37."""
     calibration = measure(

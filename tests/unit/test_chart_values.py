@@ -7,6 +7,7 @@ import re
 import pytest
 
 import values_reference
+from memroute.command_line import CommandLine
 from memroute_operator import settings as operator_settings
 from memroute_router import settings as router_settings
 from values_reference import CHART
@@ -33,6 +34,8 @@ ELSEWHERE = {
         "--host": "the chart: every address of the pod",
         "--config": "the chart: none, because on Kubernetes ModelDeployments say it",
         "--namespace": "scope.namespaces",
+        "--map-namespace": "the chart: the release's",
+        "--router-name": "the chart: its pod's",
         "--port": "router.ports.http",
         "--ops-port": "router.ports.ops",
         "--tls-cert": "router.tls.secretName",
@@ -68,14 +71,14 @@ def actions(module, monkeypatch):
         parsers.append(self)
         return original(self, argv)
 
-    original = argparse.ArgumentParser.parse_args
+    original = CommandLine.parse_args
     with monkeypatch.context() as patched:
-        patched.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+        patched.setattr(CommandLine, "parse_args", parse_args)
         module.parse_settings([])
     return {
         next(text for text in one.option_strings if text.startswith("--")): one
         for one in parsers[0]._actions
-        if one.dest != "help"
+        if one.dest not in ("help", "version")
     }
 
 

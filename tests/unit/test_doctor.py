@@ -15,6 +15,7 @@ from memroute_cli.doctor.checks import (
     crd,
     devices,
     lease,
+    lost_devices,
     models,
     namespaces,
     network,
@@ -23,13 +24,15 @@ from memroute_cli.doctor.checks import (
     rights,
     webhooks,
 )
-from memroute_cli.doctor.facts import Facts, RequestOutcome, Right, Unread
+from memroute_cli.doctor.facts import Facts, Operator, RequestOutcome, Right, Unread
 from memroute_cli.doctor.finding import State
 from memroute_cli.doctor.gathering import own_fields
 from memroute_operator.readings.device_metrics import DeviceReading, NodeReading
 from memroute_operator.readings.fleet_view import FleetView
 from operator_rig import mdep, operator_rig
 from operator_rig import node as rig_node
+from planned_objects import deployment as planned
+from planned_objects import pod_of as pod_of_replica
 
 NOW = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)
 NAMESPACE = "memroute-system"
@@ -167,6 +170,13 @@ def test_what_may_not_be_read_is_unknown_and_never_well(facts):
     assert {one.state for one in found} == {State.UNKNOWN}
 
 
+def test_where_nothing_answers_that_is_said_once(facts):
+    """Fifteen checks once told the same refused connection in ninety lines."""
+    silent = Unread("the API server does not answer: cannot connect to 10.0.0.1:6443")
+    (finding,) = all_findings(replace(facts, server_version=silent, nodes=silent, crd=silent))
+    assert finding.state is State.FAILED
+
+
 def test_the_fields_of_this_releases_crd_are_the_crds():
     """Compared with the file that is installed, so that no field is forgotten."""
     assert crd_fields.FIELDS.read_text() == crd_fields.text(), "python tests/support/crd_fields.py"
@@ -258,6 +268,54 @@ def test_the_lease(facts, leases, state, words):
     (finding,) = lease.check(replace(facts, leases=leases))
     assert finding.state.value == state
     assert words in finding.sentence
+
+
+def second(it, namespace="memroute-team-b"):
+    """The same object of another release, in its own namespace."""
+    it = json.loads(json.dumps(it))
+    it["metadata"]["namespace"] = namespace
+    return it
+
+
+@pytest.fixture
+def two(facts):
+    """Two releases side by side, both well."""
+    other = Operator(
+        namespace="memroute-team-b", view=view("gpu-a"),
+        rights=dict.fromkeys(rights.operator_rights("memroute-team-b", ["team-b"]), True),
+    )  # fmt: skip
+    return replace(
+        facts, others=(other,), leases=(leased(), second(leased("operator-2"))),
+        deployments=(*facts.deployments, *map(second, facts.deployments)),
+    )  # fmt: skip
+
+
+def test_each_of_several_operators_is_asked_for_its_lease(two):
+    """The second release's operator stood still for a day: the first one's Lease was fine."""
+    assert states(lease.check(two)) == ["ok", "ok"]
+    still = replace(two, leases=(leased(), second(leased("operator-2", seconds=500))))
+    first, other = lease.check(still)
+    assert (first.state, other.state) == (State.OK, State.FAILED)
+    assert "operator-2 holds Lease memroute-team-b/memroute-operator" in other.sentence
+    assert "500 s ago" in other.sentence
+    assert other.next_step.startswith("kubectl -n memroute-team-b logs ")
+    none = replace(two, leases=(leased(),))
+    assert states(lease.check(none)) == ["ok", "failed"]
+
+
+def test_each_of_several_operators_is_asked_for_its_rights_and_what_it_reads(two):
+    """Roles of a scope, and exporters that one of two does not hear."""
+    assert {one.state for one in all_findings(two)} == {State.WARNING, State.OK}
+    (other,) = two.others
+    missing = Right("create", "", "pods", "team-b")
+    lame = replace(other, rights=dict(other.rights) | {missing: False}, view=None)
+    found = all_findings(replace(two, others=(lame,)))
+    (right,) = (one for one in found if one.check == "operator-rights" and one.state != State.OK)
+    assert "of the operator of memroute-team-b may not create pods in team-b" in right.sentence
+    (exporters,) = (one for one in found if one.check == "exporters" and one.state != State.OK)
+    assert "the operator of memroute-team-b has not told" in exporters.sentence
+    (service,) = (one for one in found if one.check == "service" and one.state != State.OK)
+    assert "the router memroute-team-b/memroute-router" in service.sentence
 
 
 def test_a_missing_right_is_named(facts):
@@ -552,3 +610,96 @@ async def test_a_cluster_without_memroute_is_told_to_have_none(tmp_path):
         )
         assert "memroute is not installed in it" in " ".join(output.split())
         assert max(map(len, output.splitlines())) <= 80
+
+
+def reading(*devices):
+    """What an operator hears of gpu-a: devices by index, with what is odd about them."""
+    told = tuple(
+        DeviceReading(
+            **{
+                "uuid": f"GPU-{index}", "index": index, "product": None, "free_bytes": 1,
+                "used_bytes": 1,
+            } | odd
+        )
+        for index, odd in devices
+    )  # fmt: skip
+    it = view("gpu-a")
+    return replace(it, readings={"gpu-a": NodeReading(devices=told, taken_at_seconds=0.0)})
+
+
+def eight(*, allocatable=8, capacity=8, **labels):
+    """A node that was labelled when it had eight devices."""
+    it = whole(node("gpu-a", gpus=1))
+    it["metadata"]["labels"] |= {"nvidia.com/gpu.count": "8"} | labels
+    it["status"] |= {
+        "allocatable": {"nvidia.com/gpu": str(allocatable)},
+        "capacity": {"nvidia.com/gpu": str(capacity)},
+    }
+    return it
+
+
+ALL = [(index, {}) for index in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("it", "told", "words"),
+    [
+        (eight(), reading(*ALL), None),
+        (eight(), None, None),
+        (eight(), reading(*ALL[:2], *ALL[3:]), "reports 7 of 8 accelerators: index 2 has fallen"),
+        (eight(allocatable=6), reading(*ALL), "hands out 6 of 8 nvidia.com/gpu"),
+        (eight(), reading((0, {"xid": 79}), *ALL[1:]), "device 0 (GPU-0) reports driver error XID"),
+        (eight(), reading((0, {"xid": 31}), *ALL[1:]), None),
+        (
+            eight(), reading((0, {"free_bytes": None, "used_bytes": None}), *ALL[1:]),
+            "reads no memory of device 0",
+        ),
+        # Time slices: 32 are handed out, and 8 devices are there.
+        (
+            eight(allocatable=32, capacity=32, **{"nvidia.com/gpu.replicas": "4"}),
+            reading(*ALL), None,
+        ),
+        # Slices of one device each carry the UUID of the device.
+        (
+            eight(),
+            reading(
+                *ALL[1:], (0, {"slice_id": "1", "slice_profile": "1g.10gb"}),
+                (0, {"slice_id": "2", "slice_profile": "1g.10gb"}),
+            ),
+            None,
+        ),
+    ],
+)  # fmt: skip
+def test_a_device_that_is_lost_is_told_by_whoever_misses_it(facts, it, told, words):
+    """A GPU that fell off the bus made a fleet smaller, and nothing said so."""
+    found = list(lost_devices.check(replace(facts, nodes=(it,), view=told)))
+    assert states(found) == ["ok" if words is None else "warning"]
+    assert words is None or words in found[0].sentence
+    assert words is None or "gpu-a" in found[0].sentence
+
+
+def test_what_was_told_long_ago_says_nothing_of_a_loss(facts):
+    """A stale reading of seven devices is no proof that the eighth is gone."""
+    old = replace(reading(*ALL[:7]), at=NOW - timedelta(seconds=900))
+    found = list(lost_devices.check(replace(facts, nodes=(eight(),), view=old)))
+    assert states(found) == ["ok"]
+    assert "by labels and device plugins" in found[0].sentence
+
+
+def test_of_a_fleet_with_one_cause_a_few_are_told(facts):
+    nodes = tuple(eight(allocatable=7) for _ in range(40))
+    found = list(lost_devices.check(replace(facts, nodes=nodes, view=None)))
+    assert len(found) == lost_devices.MAX_TOLD + 1
+    assert "32 more devices" in found[-1].sentence
+
+
+def test_a_replica_whose_shared_device_is_gone_is_told_with_what_moves_it(facts):
+    """Its engine is dead or on another device: bytes are promised where there are none."""
+    shared = node("a", gpus=1)
+    shared["metadata"]["labels"]["memroute.dev/gpu-sharing"] = "shared"
+    told = reading((0, {}))
+    told = replace(told, readings={"a": told.readings["gpu-a"]})
+    here = replace(facts, nodes=(shared,), pods=(pod_of_replica(planned("chat")),), view=told)
+    (finding,) = (one for one in lost_devices.check(here) if one.state is State.FAILED)
+    assert "replica default/chat-0 was promised GPU-" in finding.sentence
+    assert finding.next_step == "kubectl -n default delete pod chat-0 has it placed anew"

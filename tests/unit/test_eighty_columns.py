@@ -28,6 +28,8 @@ from router_rig import Rig, body, exchange, raw, whole
 
 WIDTH = 80
 LONG = "ip-10-0-123-234.eu-central-1.compute.internal.a-long-cluster.example"
+# As long as Kubernetes lets a label, and so a node's hostname or a namespace, be.
+NAME_63 = "gke-production-inference-europe-west4-h100-mega-pool-7f9c2-x2k4"
 MODEL = "meta-llama/Llama-3.1-8B"
 
 
@@ -90,6 +92,27 @@ def test_a_plan_on_a_fleet_fits(fleet):
     assert f"0-{LONG}/gpu 0" in wide
     assert "WEIGHTS" in wide
     assert "WEIGHTS" not in text
+
+
+def test_a_plan_on_four_hundred_devices_is_a_page(tmp_path):
+    """Of devices alike a line tells all: each by itself was 1,200 lines."""
+    nodes = []
+    for number in range(50):
+        one = node(f"{NAME_63[:-4]}{number:04}", gpus=8)
+        one["metadata"] |= {"resourceVersion": "1"}
+        one["metadata"]["labels"].pop("memroute.dev/gpu-sharing")
+        one["status"]["allocatable"]["nvidia.com/gpu"] = "8"
+        nodes.append(one | {"kind": "Node"})
+    path = tmp_path / "fleet.json"
+    path.write_text(json.dumps({"items": nodes}))
+    text = run("plan", "Qwen/Qwen3-32B", "--inventory", str(path))
+    assert "400 alike on 50 nodes" in " ".join(text.split())
+    assert len(text.splitlines()) < 90
+    # The last line names the node whole, for people to copy.
+    length, line = widest(text)
+    assert length <= WIDTH, line
+    wide = run("plan", "Qwen/Qwen3-32B", "--inventory", str(path), "--wide")
+    assert wide.count("+ 7 alike") == 50
 
 
 def test_narrower_than_any_table_no_number_is_cut():
@@ -219,3 +242,30 @@ async def test_an_explanation_with_commands_to_copy_fits(tmp_path):
     assert re.search(r"^    kubectl patch .* \\$", text, re.MULTILINE)
     length, line = widest(text)
     assert length <= WIDTH, line
+
+
+async def test_what_is_told_of_a_cluster_fits_with_the_longest_names(tmp_path):
+    """63 letters each: of a line a table takes names' ends, and sentences are folded at words."""
+    assert len(NAME_63) == 63
+    model = f"a-{NAME_63[:40]}"
+    async with operator_rig(
+        nodes=[node(NAME_63, gpus=8), node(f"z{NAME_63[1:]}")],
+        mdeps=[mdep(model, replicas=2), mdep(f"b{model}", model="Qwen/Qwen3-32B", concurrency=64)],
+    ) as rig:
+        await rig.until(
+            "a refusal",
+            lambda: rig.condition(f"default/b{model}", "Placed").get("status") == "False",
+        )
+        await told(rig)
+        config = str(kubeconfig(rig, tmp_path / "config"))
+        for arguments in (
+            ("top",), ("top", "nodes"), ("top", "devices"), ("top", "models"),
+            ("explain", model), ("explain", f"b{model}"), ("doctor",),
+            ("plan", "Qwen/Qwen3-32B,Qwen/Qwen3-0.6B", "--cluster"),
+        ):  # fmt: skip
+            status, text, errors = await memroute(*arguments, "--kubeconfig", config)
+            assert status in (0, 1), errors
+            length, line = widest(text)
+            assert length <= WIDTH, (arguments, line)
+            if arguments == ("doctor",):
+                assert f"memroute explain default/b{model}" in " ".join(text.split())

@@ -172,7 +172,7 @@ def test_two_time_slices_of_one_device_are_one_device():
     ("strategy", "resource"), [("single", "nvidia.com/gpu"), ("mixed", "nvidia.com/mig-3g.40gb")]
 )
 def test_slices_are_devices_with_their_own_memory(strategy, resource):
-    """Two halves of an H100 of 79.65 GiB report 39.0 GiB each, by device plugin and exporter."""
+    """Two halves of an H100 of 79.65 GiB report 39.5 GiB each, by device plugin and exporter."""
     spec = spec_of(migStrategy=strategy, migSlices={"3g.40gb": 2})
     table = DeviceTable("n", (H100,), cluster="c", spec=spec)
     assert table.resources() == {resource: 2}
@@ -180,7 +180,7 @@ def test_slices_are_devices_with_their_own_memory(strategy, resource):
     assert uuid.startswith("MIG-")
     first, second = parse_exporter_page(dcgm.render_metrics("n", table, {"uid": ("d", "m")}))
     assert {first.slice_profile, second.slice_profile} == {"3g.40gb"}
-    assert first.total_bytes / GIB == pytest.approx(39.0, abs=0.1)
+    assert first.total_bytes / GIB == pytest.approx(39.5, abs=0.1)
     assert [first.assigned_pod, second.assigned_pod] == ["d/m", None]
 
 

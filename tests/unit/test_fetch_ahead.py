@@ -175,6 +175,54 @@ def test_a_pod_that_does_not_begin_is_not_waited_for_for_ever():
     assert cluster.aheads == {}
 
 
+@pytest.mark.parametrize("why", ["late", "refused", "deleted"])
+def test_a_restart_calls_nobody_back_who_has_begun_to_leave(why):
+    """Why it was let go is known to no operator any more; it drained, served, and drained again."""
+    cluster = full_cluster()
+    (planner,) = cluster.planners
+    cluster.load(NAME, 2)
+    if why == "refused":
+        cluster.refuses = "exceeded quota: pods"
+    cluster.is_full = why == "late"
+    # Its last answer takes long.
+    cluster.routers_up = False
+    for _ in range(int(BEGIN_SECONDS)):
+        pass_time(cluster, 2)
+        if any(one.is_draining for one in cluster.replicas()):
+            break
+    (leaving,) = [one for one in cluster.replicas() if one.is_draining]
+    if why == "deleted":
+        cluster.aheads.clear()
+    cluster.refused.clear()  # of memory alone, as its back-off is
+    cluster.restart(planner)
+    for step in pass_time(cluster, 20):
+        assert not any(isinstance(one, MarkDraining) for one in step.actions)
+        assert not any(isinstance(one, FetchAhead) for one in step.actions)
+    assert [one.is_draining for one in cluster.replicas() if one.uid == leaving.uid] == [True]
+    cluster.routers_up = True
+    settle(cluster)
+    assert phase_of(cluster) == "Complete"
+
+
+def test_who_leaves_for_one_successor_is_called_back_for_another_that_lacks_its_weights():
+    """The edit came while it drained: 140 GB would come while nobody serves."""
+    cluster = full_cluster()
+    cluster.load(NAME, 2)
+    cluster.routers_up = False
+    for _ in range(200):
+        pass_time(cluster, 2)
+        if any(one.is_draining for one in cluster.replicas()):
+            break
+    cluster.load(NAME, 3)
+    pass_time(cluster, 10)
+    assert not any(one.is_draining for one in cluster.replicas())
+    assert all(one.drains_for is None for one in cluster.replicas())
+    cluster.routers_up = True
+    settle(cluster)
+    assert phase_of(cluster) == "Complete"
+    assert cluster.cold_starts == []
+
+
 def test_an_edit_ends_what_nobody_waits_for_any_more():
     cluster = full_cluster()
     cluster.load(NAME, 2)

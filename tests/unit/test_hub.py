@@ -108,6 +108,31 @@ async def test_a_quantization_beside_config_json_is_in_the_configuration(hub):
     assert model.architecture().quantization_config["quantization"]["quant_algo"] == "NVFP4"
 
 
+@pytest.mark.parametrize(
+    ("file", "said", "method"),
+    [
+        ("quantize_config.json", {"bits": 4, "group_size": 128}, "gptq"),
+        ("quant_config.json", {"w_bit": 4, "q_group_size": 128}, "awq"),
+        ("quantization_config.json", {"quant_method": "auto-round", "bits": 4}, "auto-round"),
+    ],
+)
+async def test_files_of_older_tools_are_in_the_configuration_too(hub, file, said, method):
+    hub.repositories["org/old"] = Repository(tiny_files() | {file: json.dumps(said).encode()})
+    model = await resolve(hub, "org/old")
+    assert model.config["quantization_config"] == {"quant_method": method, **said}
+
+
+async def test_mixed_precision_may_name_its_layers_in_the_file_alone(hub):
+    """Older ModelOpt checkpoints have half of it inline: the other half is asked for."""
+    own = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION"}
+    layers = {"model.layers.0.mlp.up_proj": {"quant_algo": "FP8"}}
+    beside = json.dumps({"quantization": {"quantized_layers": layers}}).encode()
+    files = tiny_files(quantization_config=own) | {"hf_quant_config.json": beside}
+    hub.repositories["org/mixed"] = Repository(files)
+    found = (await resolve(hub, "org/mixed")).config["quantization_config"]
+    assert found == own | {"quantized_layers": layers}
+
+
 async def test_what_config_json_says_of_its_quantization_wins(hub):
     own = {"quant_method": "fp8"}
     files = tiny_files(quantization_config=own) | {"hf_quant_config.json": b'{"quantization": {}}'}

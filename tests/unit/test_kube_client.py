@@ -78,6 +78,9 @@ async def test_no_answer_in_time_is_that_calls_alone_and_no_connection_is_everyb
         with pytest.raises(ApiError) as refused:
             await client.create(PODS, "n", pod("p"))
         assert refused.value.is_global
+    assert late.value.message == "no answer in time"
+    # What a person reads of a cluster that is not there; once it was the repr of a connection.
+    assert refused.value.message == "cannot connect to 127.0.0.1:1 (Connection refused)"
 
 
 async def test_a_list_comes_page_by_page():

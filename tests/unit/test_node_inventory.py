@@ -195,7 +195,7 @@ KINDS = {
     ),
     "GKE, MIG": Kind(
         {f"{GKE}accelerator": "nvidia-a100-80gb", f"{GKE}gpu-partition-size": "1g.10gb"},
-        gpus(7), num_devices=7, usable_gib=9.06, is_slice=True, num_allocatable=7,
+        gpus(7), num_devices=7, usable_gib=9.41, is_slice=True, num_allocatable=7,
     ),
     "EKS with Karpenter": Kind(
         {f"{KARPENTER}name": "a10g", f"{KARPENTER}count": "4", f"{KARPENTER}memory": "24576"},

@@ -52,6 +52,36 @@ async def test_what_an_engine_has_measured_is_kept_and_told():
         assert rig.cluster.count("PATCH", "modeldeployments") == patches
 
 
+async def test_what_a_cache_really_holds_is_told_once_its_engine_has_said_it():
+    """A column of an estimate beside a router that goes by another number misleads both ways."""
+    async with operator_rig(nodes=[whole_gpus()], mdeps=[mdep("m", mode="Exclusive")]) as rig:
+        await rig.until("it serves", lambda: rig.is_ready("default/m"))
+
+        def told():
+            status = rig.cluster.objects["modeldeployments"]["default/m"]["status"]
+            (placement,) = status["placements"]
+            assert placement["kvCapacityTokens"] == status["kvCapacityTokens"]
+            return status["kvCapacityTokens"]
+
+        (pod,) = rig.cluster.pods()
+        expected = int(pod["metadata"]["annotations"]["memroute.dev/kv-capacity-tokens"])
+        assert told() == expected
+        report = PoolReport(
+            num_blocks=5565, utilization_ratio=0.9, block_size_tokens=16,
+            kv_cache_size_tokens=expected + 4_016, num_ranks=1,
+        )  # fmt: skip
+        reports = rig.readings.engines.by_pod
+        reports[pod["metadata"]["uid"]] = report
+        await rig.steps(2)
+        assert told() == expected + 4_000, "less the block that no request can have"
+        reports.clear()  # a restarted operator has not read it yet
+        await rig.steps(2)
+        assert told() == expected + 4_000
+        reports[pod["metadata"]["uid"]] = None  # started with the bytes of its pool: no estimate
+        await rig.steps(2)
+        assert told() == expected
+
+
 def measured(rig, *, ratio):
     """Every replica's engine reports this many times the overhead that was expected."""
     (obj,) = rig.cluster.objects["modeldeployments"].values()

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import threading
+import weakref
 
 import pytest
 
@@ -148,20 +149,59 @@ async def test_others_have_their_turn_in_the_middle_of_long_work():
     await task
 
 
-def test_what_has_lived_for_long_is_not_visited_by_the_garbage_collector(monkeypatch):
+def test_what_has_lived_for_long_is_not_visited_by_the_garbage_collector():
     """A full collection of a large store holds the interpreter for a fifth of a second."""
+    kept = Garbage(clock=lambda: 0.0)
+    try:
+        kept.watch()
+        before = gc.get_freeze_count()
+        assert before, "what was imported"
+        gc.collect(1)
+        assert gc.get_freeze_count() == before, "most of what is young does not live for long"
+        new = [[] for _ in range(1000)]
+        gc.collect()
+        assert gc.get_freeze_count() >= before + len(new)
+        assert not gc.get_objects(generation=2), "the next one visits nothing of it"
+        assert gc.get_threshold()[2] == garbage.MIDDLE_THRESHOLD
+        kept.unwatch()
+        assert gc.get_threshold()[2] != garbage.MIDDLE_THRESHOLD
+        frozen = gc.get_freeze_count()
+        gc.collect()
+        assert gc.get_freeze_count() <= frozen
+    finally:
+        kept.unwatch()
+        gc.unfreeze()
+
+
+class _Circle:
+    """Refers to itself, as an exception and its traceback do."""
+
+    def __init__(self):
+        self.itself = self
+
+
+@pytest.mark.parametrize("why", ["a day", "twice as much"])
+def test_circles_that_were_frozen_go_once_a_day_or_before_they_are_half_of_the_memory(why):
+    """Nobody visits what is frozen: without an end it would be a leak."""
     now = [0.0]
     kept = Garbage(clock=lambda: now[0])
-    before = gc.get_freeze_count()
     try:
-        monkeypatch.setattr(garbage, "MAX_VISITED", 0)
+        now[0] = garbage.COUNT_SECONDS
+        gc.freeze()
+        kept.after_step()  # counts for the first time
+        circle = _Circle()
+        gone = weakref.ref(circle)
+        more = [[] for _ in range(gc.get_freeze_count() + 10_000 if why != "a day" else 0)]
+        gc.freeze()
+        del circle
         gc.collect()
+        assert gone() is not None
+        now[0] += garbage.COUNT_SECONDS / 2
         kept.after_step()
-        frozen = gc.get_freeze_count()
-        assert frozen > before
-        now[0] = garbage.THAW_SECONDS
+        assert gone() is not None, f"too early, also with {len(more)} more"
+        now[0] = garbage.THAW_SECONDS if why == "a day" else 2 * garbage.COUNT_SECONDS
         kept.after_step()
-        assert gc.get_freeze_count() > 0
+        assert gone() is None
     finally:
         gc.unfreeze()
 

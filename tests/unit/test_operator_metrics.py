@@ -1,12 +1,15 @@
 """What the operator exports is whole at every scrape."""
 
+import gzip
 import threading
 
+import pytest
 from prometheus_client import generate_latest
 
 from memroute.placement import RefusedReason
 from memroute_operator.gather import gather
-from memroute_operator.metrics import OperatorMetrics
+from memroute_operator.metrics import OperatorMetrics, fleet
+from memroute_operator.metrics.page import page_app
 from memroute_operator.readings.device_metrics import DeviceMetrics
 from memroute_operator.replicas.lost_nodes import NodeLoss
 from memroute_operator.replicas.replica import ReplicaState
@@ -217,3 +220,72 @@ def test_the_last_reconcile_has_no_time_before_there_was_one():
     metrics.on_reconciled(facts_of(1), {}, 0.1)
     page = generate_latest(metrics.registry).decode().splitlines()
     assert [float(line.split()[1]) > 1e9 for line in page if line.startswith(name)] == [True]
+
+
+def scraped(metrics, **environ):
+    """Status line, headers and body of a scrape."""
+    app = page_app(metrics.registry, own=metrics._own, fleet=metrics._snapshot)
+    told = []
+    body = app(
+        {"REQUEST_METHOD": "GET", "PATH_INFO": "/metrics", **environ},
+        lambda status, headers: told.extend((status, dict(headers))),
+    )
+    return (*told, b"".join(body))
+
+
+@pytest.mark.parametrize(
+    ("accept", "end"),
+    [("text/plain;version=0.0.4", b""), ("application/openmetrics-text;version=1.0.0", b"# EOF\n")],
+)
+def test_a_scrape_has_what_the_registry_has(accept, end):
+    """The page is put together of two texts, of which one is kept: nothing is lost, or twice."""
+    metrics = OperatorMetrics()
+    metrics.on_reconciled(facts_of(2, [mdep("good")]), {}, 0.1)
+    status, _, body = scraped(metrics, HTTP_ACCEPT=accept)
+    assert status == "200 OK"
+    assert body.endswith(end)
+    assert body.count(b"# EOF") == bool(end)
+    names = [line.split("{")[0].split()[0] for line in body.decode().splitlines() if line[0] != "#"]
+    page = generate_latest(metrics.registry).decode().splitlines()
+    whole = [line.split("{")[0].split()[0] for line in page if line[0] != "#"]
+    assert sorted(names) == sorted(whole)
+    packed = scraped(metrics, HTTP_ACCEPT=accept, HTTP_ACCEPT_ENCODING="gzip")
+    assert packed[1]["Content-Encoding"] == "gzip"
+    assert b"memroute_device_usable_bytes" in gzip.decompress(packed[2])
+    few = scraped(metrics, HTTP_ACCEPT=accept, QUERY_STRING="name[]=memroute_nodes_unreachable")
+    assert b"memroute_nodes_unreachable 0.0" in few[2]
+    assert b"memroute_device_usable_bytes" not in few[2]
+    assert scraped(metrics, REQUEST_METHOD="POST")[0].startswith("405")
+
+
+def test_a_fleet_is_written_down_once_for_all_who_scrape_it_and_for_nobody_else(monkeypatch):
+    """100,000 series took a third of a second at each step: planning and watches waited for it."""
+    made, families_of = [], fleet.families_of
+
+    def counted(shown):
+        made.append(shown)
+        return families_of(shown)
+
+    monkeypatch.setattr(fleet, "families_of", counted)
+    metrics, facts = OperatorMetrics(), facts_of(2)
+    metrics.on_reconciled(facts, {}, 0.1)
+    metrics.on_reconciled(facts, {}, 0.1)
+    assert not made, "nobody has asked"
+    first, second = scraped(metrics)[2], scraped(metrics)[2]
+    assert b"memroute_device_usable_bytes{" in first
+    assert b"memroute_device_usable_bytes{" in second
+    assert len(made) == 1
+    metrics.on_reconciled(facts, {}, 0.1)
+    scraped(metrics)
+    assert len(made) == 2, "a reconcile later it is another fleet"
+
+
+def test_what_changes_after_a_reconcile_is_not_in_its_page():
+    """The page is made later: it must not mix two moments."""
+    metrics, facts = OperatorMetrics(), facts_of(1, [mdep("good")])
+    ready = {"type": "Ready", "status": "True", "reason": "Serving"}
+    metrics.on_status("default/good", [ready])
+    metrics.on_reconciled(facts, {}, 0.1)
+    metrics.on_status("default/good", [{**ready, "status": "False"}])
+    told = [line for line in lines_of(metrics, "condition") if 'type="Ready"' in line]
+    assert [line.rsplit(" ", 1)[1] for line in told] == ["1.0"]

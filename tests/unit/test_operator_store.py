@@ -244,6 +244,30 @@ async def test_kopf_writes_nothing_and_logs_in_as_the_pod_does(monkeypatch):
     assert await by_name["login"]() == "from kubeconfig"
 
 
+async def test_kopf_looks_for_no_differences():
+    """Nobody asks for them, and each event of a pod cost three deep copies on the event loop."""
+    registry, given = build_registry(Store()), kopf.OperatorSettings()
+    (configure,) = [
+        handler.fn
+        for handler in registry._activities.get_all_handlers()
+        if handler.fn.__name__ == "configure"
+    ]
+    await configure(settings=given)
+    body, patch = kopf.Body(mdep("m")), kopf.Patch()
+    diffs, progress = given.persistence.diffbase_storage, given.persistence.progress_storage
+    essence = diffs.build(body=body, extra_fields=())
+    assert not essence
+    assert progress.clear(essence=essence) is essence
+    diffs.store(body=body, patch=patch, essence=essence)
+    progress.store(key="x", record={}, body=body, patch=patch)
+    progress.touch(body=body, patch=patch, value="x")
+    progress.purge(key="x", body=body, patch=patch)
+    progress.flush()
+    assert not patch
+    assert diffs.fetch(body=body) is None
+    assert progress.fetch(key="x", body=body) is None
+
+
 async def test_a_resync_never_holds_a_whole_list(monkeypatch):
     """r16: old and new lists together were twice the memory, once a minute."""
     async with cluster_stub() as (cluster, client):

@@ -1,4 +1,5 @@
 import json
+from datetime import UTC, datetime
 
 import pytest
 import yaml
@@ -7,6 +8,10 @@ from typer.testing import CliRunner
 from memroute.units import GIB
 from memroute_cli.main import app
 from memroute_cli.plan.targets import rounded_up
+from memroute_operator.readings.device_metrics import DeviceMetrics, DeviceReading, NodeReading
+from memroute_operator.readings.fleet_view import packed, written_view
+from memroute_operator.readings.own_promises import OwnPromises
+from memroute_operator.readings.router_metrics import RouterMetrics
 
 RUNNER = CliRunner()
 
@@ -14,6 +19,8 @@ RUNNER = CliRunner()
 def plan(*arguments):
     """Exit status, output and errors of ``memroute plan``."""
     result = RUNNER.invoke(app, ["plan", *arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
     return result.exit_code, result.stdout, result.stderr
 
 
@@ -270,6 +277,96 @@ def test_what_a_file_does_not_say_is_said(saved):
     assert "it has no nodes" in errors
 
 
+def fleet_view(**readings):
+    """The ConfigMap in which the operator tells what it reads: bytes free, by node."""
+    metrics = DeviceMetrics(scrape_seconds=5.0)
+    for name, free in readings.items():
+        metrics.readings[name] = NodeReading(
+            devices=tuple(
+                DeviceReading(
+                    uuid=f"GPU-{name}-{index}", index=index, product="NVIDIA-H100-80GB-HBM3",
+                    free_bytes=one * GIB, used_bytes=(79 - one) * GIB,
+                )
+                for index, one in enumerate(free)
+            ),
+            taken_at_seconds=0.0,
+        )  # fmt: skip
+    document = written_view(
+        metrics, RouterMetrics(), {}, OwnPromises(), now_seconds=1.0,
+        now=datetime(2026, 11, 29, 4, 0, tzinfo=UTC),
+    )  # fmt: skip
+    metadata = {"name": "memroute-fleet", "namespace": "memroute-system"}
+    return {"kind": "ConfigMap", "metadata": metadata, **packed(document)}
+
+
+BOTH = shared(node("both", "NVIDIA-H100-80GB-HBM3", 81559, 2))
+
+
+def test_a_saved_file_with_the_operators_readings_takes_shared_devices(saved, tmp_path):
+    """UUIDs are in no Node. One device has 12 GiB free by the reading, whatever was promised."""
+    nodes = saved(BOTH, pod("others", "both", 0))
+    view = tmp_path / "view.json"
+    view.write_text(json.dumps(fleet_view(both=(12, 70))))
+    for words in (("--inventory", f"{nodes},{view}"), ("--inventory", nodes, "--inventory", view)):
+        status, text, _ = plan("Qwen/Qwen3-8B", *map(str, words), "--output", "json")
+        now = json.loads(text)["plans"][0]["now"]
+        assert status == 0
+        assert now["placed"]["devices"] == ["GPU-both-1"]
+        by_uuid = {one["uuid"]: one for one in now["devices"]}
+        assert by_uuid["GPU-both-0"]["freeBytes"] < 13 * GIB
+        assert "1 x bf16 shared" not in by_uuid["GPU-both-0"]["ways"]
+        assert "what has happened since 2026-11-29 04:00:00 UTC" in now["notKnown"]
+    one_file = saved(BOTH, fleet_view(both=(12, 70)))
+    assert plan("Qwen/Qwen3-8B", "--inventory", one_file)[0] == 0
+
+
+def test_a_file_without_the_operators_readings_says_which_command_saves_them(saved):
+    """`fits nowhere` of a node that is half empty is not true: it is not known."""
+    status, text, _ = plan("Qwen/Qwen3-8B", "--inventory", saved(BOTH, pod("others", "both", 0)))
+    assert status == 1
+    told = flat(text)
+    assert "kubectl -n memroute-system get configmap memroute-fleet -o json > view.json" in told
+    assert "--inventory FILE,view.json" in told
+    old = fleet_view() | {"data": {"view": '{"version": 0}'}}
+    _, text, _ = plan("Qwen/Qwen3-8B", "--inventory", saved(BOTH, old))
+    assert "its ConfigMap memroute-fleet is of another release of memroute" in flat(text)
+
+
+def test_mig_slices_and_amd_nodes_of_a_file_are_tried_each_by_its_resource(saved):
+    """A slice is one device to a replica, and an AMD node is asked for by its own resource."""
+    mig = node("mig", "NVIDIA-H100-80GB-HBM3", 81559, 1)
+    mig["metadata"]["labels"] |= {
+        "nvidia.com/mig-3g.40gb.count": "2", "nvidia.com/mig-3g.40gb.memory": "40448",
+        "nvidia.com/mig-3g.40gb.product": "NVIDIA-H100-80GB-HBM3-MIG-3g.40gb",
+    }  # fmt: skip
+    mig["status"]["allocatable"] = {"nvidia.com/mig-3g.40gb": "2"}
+    amd = node("amd", "AMD-Instinct-MI300X-OAM", 196592, 8)
+    amd["metadata"]["labels"] = {"amd.com/gpu.vram": "192G", "amd.com/gpu.product-name": "MI300X"}
+    amd["status"]["allocatable"] = {"amd.com/gpu": "8"}
+    _, text, _ = plan("Qwen/Qwen3-8B", "--inventory", saved(mig, amd), "--output", "json")
+    now = json.loads(text)["plans"][0]["now"]
+    ways = {(way["precision"], way["numDevices"]): way["fitsOn"] for way in now["ways"]}
+    assert set(ways["bf16", 1]) == {"mig", "amd"}
+    assert ways["bf16", 2] == ["amd"], "no group spans slices"
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"kind": "Node"}, {"kind": "Node", "metadata": None}, {"kind": 7}, 3,
+        {"kind": "Node", "metadata": {"name": "x"}, "status": 7},
+        {"kind": "Pod", "metadata": {"name": "x"}, "spec": []},
+        {"kind": "ConfigMap", "metadata": {"name": "memroute-fleet"}, "data": "x"},
+        {"kind": "ResourceSlice", "metadata": {"name": "x"}, "spec": {"nodeName": "small"}},
+    ],
+)  # fmt: skip
+def test_an_odd_object_of_a_file_ends_in_a_sentence_or_is_left_out(saved, item):
+    """A file may be cut, or edited by hand."""
+    status, _, errors = plan("Qwen/Qwen3-8B", "--inventory", saved(SMALL, item))
+    assert status in (0, 1, 2)
+    assert "Traceback" not in errors
+
+
 def test_several_models_share_what_is_free(saved):
     """The second is placed on what the first leaves: else a fleet is sold twice."""
     inventory = saved(node("one", "NVIDIA-H100-80GB-HBM3", 81559, 1))
@@ -368,6 +465,9 @@ def test_known_models_and_accelerators_are_listed():
         (("Qwen/Qwen3-8B", "--plot", "/nowhere/x.png"), "there is no folder /nowhere"),
         (("Qwen/Qwen3-8B", "--context", "lots"), "no number of tokens"),
         (("Qwen/Qwen3-8B", "--inventory", "/nowhere.json"), "No such file"),
+        (("Qwen/Qwen3-8B", "--hub-endpoint", "foo"), "--hub-endpoint: 'foo' is no URL of a hub"),
+        (("Qwen/Qwen3-8B", "--hub-token-file", "/nowhere"), "there is no such file"),
+        (("/etc/passwd",), "memroute plan: /etc/passwd: not JSON ("),
         (("Qwen/Qwen3-8B", "--inventory", "x", "--cluster"), "exclude each other"),
     ],
 )
@@ -375,3 +475,59 @@ def test_bad_input_gets_a_sentence_and_status_2(arguments, words):
     status, _, errors = plan(*arguments)
     assert status == 2
     assert words in errors
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A checkpoint as a clone of a repository has it: NVFP4, said in a file of its own."""
+    fields = {
+        "model_type": "llama", "hidden_size": 2048, "num_hidden_layers": 16,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 8192,
+        "vocab_size": 32000, "max_position_embeddings": 8192,
+    }  # fmt: skip
+    said = {"quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head"]}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps({"quantization": said}))
+    return tmp_path
+
+
+def weights_file(path, num_bytes):
+    """A ``.safetensors`` file of one tensor, as far as a header says."""
+    header = {"a": {"dtype": "U8", "shape": [num_bytes], "data_offsets": [0, num_bytes]}}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+
+
+def test_a_plan_reads_what_lies_beside_a_config_json(folder):
+    """The quantization was taken for 16 bit, and the cache for twice its size."""
+    status, text, _ = plan(str(folder), "-a", "H100", "--output", "json")
+    (found,) = json.loads(text)["plans"]
+    assert status == 0
+    assert found["options"][0]["precision"] == "nvfp4"
+    assert found["options"][0]["kvCacheDtype"] == "fp8_e4m3"
+    assert found["modelDeployment"]["spec"]["model"]["config"]["quantization_config"]
+
+
+def test_weights_beside_a_config_json_are_compared_with_it(folder):
+    """Files, not the index that a conversion left over; the larger counts, and that is said."""
+    (folder / "model.safetensors.index.json").write_text('{"metadata": {"total_size": 1}}')
+    weights_file(folder / "model-00001-of-00002.safetensors", 2 * GIB)
+    weights_file(folder / "model-00002-of-00002.safetensors", 2 * GIB)
+    status, text, _ = plan(str(folder / "config.json"), "-a", "H100", "--output", "json")
+    (found,) = json.loads(text)["plans"]
+    assert status == 0
+    assert found["options"][0]["weightsBytes"] > 4 * GIB
+    assert found["options"][0]["weightsSource"] == "checkpoint"
+    assert any("the files count, being larger" in note for note in found["notes"])
+    (folder / "model-00001-of-00002.safetensors").write_bytes(b"\xff" * 20)
+    assert plan(str(folder), "-a", "H100")[0] == 0
+
+
+def test_a_limit_says_how_it_came_to_be(folder):
+    """Of a YaRN model people expect the factor to come on top, as it once did."""
+    fields = json.loads((folder / "config.json").read_text())
+    fields["rope_scaling"] = {"rope_type": "yarn", "factor": 2.0}
+    (folder / "config.json").write_text(json.dumps(fields))
+    status, _, errors = plan(str(folder), "-a", "H100", "--context", "16384")
+    assert status == 2
+    assert "was made for at most 8192 tokens (the factor 2 of its yarn rotary scaling" in errors

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from memroute.traffic.peers import Dropped, PeerGroup
 from memroute_router.discovery.static import ConfigError, read_config
-from memroute_router.peers import PeerLink, PeerNames, PeerSecretError, parse_peer, read_secret
+from memroute_router.peer_addresses import parse_peer
+from memroute_router.peers import PeerLink, PeerNames, PeerSecretError, read_secret
 from memroute_router.settings import parse_settings
 from router_rig import Engine, Rig, exchange, until, whole
 

@@ -126,6 +126,29 @@ def test_who_gets_no_requests_for_its_adapter_is_told_who_does():
     assert told(young, granted, grants={"sql": frozenset({"a", "b"})}) == {"a/b": (("sql", "b/x"),)}
 
 
+def test_who_shares_a_name_is_told_with_whom():
+    """A copied manifest serves half of another's requests, and nothing looked wrong."""
+
+    def told(*claims, grants=None):
+        decided = decide_names(claims, grants or {}, now=NOW)
+        return {
+            key: (one.shared_with, one.is_shared_by_more)
+            for key, one in decided.items()
+            if one.shared_with
+        }
+
+    first, second, third = (claim(f"a/{n}", born=f"2026-0{n}-01T00:00:00Z") for n in (1, 2, 3))
+    assert told(first) == {}
+    assert told(second, first) == {"a/1": ("a/2", False), "a/2": ("a/1", False)}
+    assert told(third, second, first) == {
+        "a/1": ("a/2", True), "a/2": ("a/1", True), "a/3": ("a/1", True),
+    }  # fmt: skip
+    # Another namespace's has no right to the name, and an adapter has its own sentence.
+    assert told(first, claim("b/x"), claim("a/z", "other", adapters=["chat"])) == {}
+    both = {"chat": frozenset({"a", "b"})}
+    assert told(first, claim("b/x", born=YOUNG), grants=both)["b/x"] == ("a/1", False)
+
+
 def test_an_administrators_grant_goes_before_everything():
     holder, other = claim("a/x", held={"chat": OLD}), claim("b/x", born=YOUNG)
     both = {"chat": frozenset({"a", "b"})}
@@ -233,6 +256,26 @@ async def test_a_name_that_would_forge_lines_is_none():
             "the replica", lambda: rig.condition("default/m")["reason"] == "NameInvalid"
         )
         assert routing_of(rig, "default/m")["names"] == []
+
+
+async def test_two_of_a_namespace_with_one_name_are_told_each_of_the_other():
+    """A manifest was copied and applied: clients got answers of two models by turns."""
+    found = [mdep("m"), mdep("copy")]
+    for obj in found:
+        obj["spec"]["model"]["servedName"] = "chat"
+    async with operator_rig(nodes=[node(gpus=2)], mdeps=found) as rig:
+        await rig.list_and_step()
+        await rig.until(
+            "both to serve", lambda: all(rig.is_ready(f"default/{n}") for n in ("m", "copy"))
+        )
+        for name, other in (("m", "copy"), ("copy", "m")):
+            named = rig.condition(f"default/{name}", "Named")
+            assert (named["status"], named["reason"]) == ("True", "NameShared")
+            for part in (f"default/{other}", "'chat'", "routing.weight", "servedName"):
+                assert part in named["message"]
+        assert len(rig.events("NameShared")) == 2, "one each"
+        await rig.steps(2)
+        assert len(rig.events("NameShared")) == 2
 
 
 async def test_a_grant_lets_both_serve_and_is_seen_without_a_restart():

@@ -17,12 +17,12 @@ from typer.testing import CliRunner
 
 from memroute import __version__
 from memroute.catalog import ACCELERATORS, MODELS
+from memroute.closeness import closest
 from memroute_cli.main import COMMANDS, app
 from memroute_cli.terminal.commands import load
-from memroute_cli.terminal.quantities import bytes_of, comma_list, seconds, tokens
+from memroute_cli.terminal.quantities import bytes_of, comma_list, seconds, tokens, whole
 from memroute_cli.terminal.shell import folded
 from memroute_cli.terminal.table import Column, Table, elided, shortened
-from memroute_cli.terminal.words import closest
 
 # What takes a tenth of a second or more to import, and what only some commands need.
 HEAVY = {
@@ -142,6 +142,27 @@ def test_what_is_no_number_of_tokens_says_how_one_is_written(text):
         tokens(text)
 
 
+def test_counts_are_read_as_people_write_them():
+    read = whole(1)
+    assert [read("2000"), read("2k"), read("1_000")] == [2000, 2000, 1000]
+    for text in ("0", "2.5", "1e99", "", "two"):
+        with pytest.raises(typer.BadParameter):
+            read(text)
+
+
+def test_of_a_device_the_node_gives_way_and_not_what_tells_devices_apart():
+    """Four hundred rows of `gke-productio…/GPU-gke-prod` name nobody."""
+    name = "gke-production-h100-pool-7f9c2a1b-x2k4/GPU-1f3c9a2b"
+    assert elided(name, 28) == "gke-pro…1b-x2k4/GPU-1f3c9a2b"
+    assert elided("default/a-model-with-a-long-name", 12) == "defaul…-name"
+
+
+def test_a_reason_keeps_its_beginning():
+    """`Replicas…Serving` says the opposite of ReplicasNotServing."""
+    table = Table((Column(name="STATE", least=7, is_word=True),), (("ReplicasNotServing",),))
+    assert table.lines(15)[1] == "ReplicasNotSer…"
+
+
 def test_lists_are_by_comma_or_repeated():
     assert comma_list(["H100,L40S", "L4", "H100, "]) == ["H100", "L40S", "L4"]
     assert comma_list(None) == []
@@ -152,7 +173,14 @@ def test_lists_are_by_comma_or_repeated():
     [
         (("plna",), "no command 'plna'; did you mean plan?"),
         (("zzz",), "there are plan, simulate, doctor"),
+        (("--vesion",), "no option --vesion; did you mean --version?"),
         (("plan", "--acelerator", "H100"), "no option --acelerator; did you mean --accelerator?"),
+        (("plan", "x", "--context", "1e99"), "is no number of tokens that anybody has"),
+        (("plan", "x", "-a", " , "), "names nothing"),
+        (("plan", ""), "names nothing"),
+        (("simulate", ""), "name a MODEL"),
+        (("simulate", "x", "-p", ""), "names nothing"),
+        (("simulate", "x", "--rate", "nan"), "'nan' is no number"),
         (("plan", "x", "--concurrency", "four"), "'four' is no whole number"),
         (("simulate", "x", "--rate", "fast"), "'fast' is no number"),
         (("simulate", "x", "--ttft", "soon"), "'soon' is no number of seconds"),

@@ -17,7 +17,7 @@ from memroute_cli.cluster.looking import LookError, glance
 from memroute_cli.cluster.top import watched
 from memroute_cli.cluster.usage import usage_of
 from memroute_operator.explaining import explain_model
-from memroute_operator.metrics.fleet import Shown, Snapshot, families_of
+from memroute_operator.metrics.fleet import Shown, Snapshot
 from memroute_operator.plan import wanted_replica
 from memroute_operator.readings.fleet_view import VIEW_NAME, packed, read_view
 from operator_rig import mdep, node, operator_rig
@@ -68,7 +68,7 @@ def use(rig, name, num_bytes):
 
 def registry_of(shown):
     snapshot, registry = Snapshot(), CollectorRegistry()
-    snapshot.show(families_of(shown))
+    snapshot.show(shown)
     registry.register(snapshot)
     return registry
 
@@ -137,6 +137,11 @@ async def test_what_a_replica_used_that_has_left_since_the_reading_is_not_called
     _, output, _ = await memroute("top", "--kubeconfig", str(config))
     assert "are not told apart yet" in output
     assert max(map(len, output.splitlines())) <= 80
+    lines = output.splitlines()
+    assert "free ~" in " ".join(lines[:3]), "half a minute later it is more"
+    marked = [line for line in lines if "gpu-b" in line and "~" in line and "GiB" not in line]
+    assert len(marked) == 1
+    assert not [line for line in lines if "gpu-a" in line and "~" in line]
     for key, pod in pods.items():
         rig.store.pods.forget(key, pod["metadata"]["uid"])
     assert foreign_metric(rig, "gpu-b") == GIB, "what alerts go by says the same"
@@ -318,6 +323,48 @@ async def test_explain_says_where_each_replica_is_and_why(rig, tmp_path):
         status, _, errors = await memroute("explain", *arguments, "--kubeconfig", str(config))
         assert status == 2
         assert words in errors
+
+
+async def test_explain_says_which_replica_has_which_adapter(rig, tmp_path):
+    """A request for an adapter goes to the replicas that have it: one of two is half a fleet."""
+    await told(rig)
+
+    def with_adapters(obj):
+        hub = {"hub": {"repository": "org/sql"}}
+        obj["spec"]["adapters"] = [
+            {"name": "sql", "source": hub}, {"name": "late", "source": hub}, {"name": "own"},
+        ]  # fmt: skip
+        status = obj["status"]
+        status["adapters"] = [
+            {"name": "sql", "state": "Loading", "loadedReplicas": 1, "readyReplicas": 2,
+             "source": "hf://org/sql@main", "commit": "0123456789abcdef0123"},
+            {"name": "own", "state": "NameOnly", "message": "it has no source"},
+        ]  # fmt: skip
+        (pool,) = status["routing"]["replicas"]
+        first, second = sorted(pool["pods"].items())
+        status["routing"]["replicas"] = [
+            pool | {"pods": dict([first]), "adapters": ["sql"]},
+            pool | {"pods": dict([second]), "adapters": []},
+        ]
+
+    rig.cluster.change("modeldeployments", "default/chat", with_adapters)
+    config = kubeconfig(rig, tmp_path / "config")
+    _, output, errors = await memroute("explain", "chat", "--kubeconfig", str(config))
+    assert not errors
+    flat = " ".join(output.split())
+    for words in (
+        "adapters: sql; not loaded: late", "adapters: none; not loaded: sql, late",
+        "sql: Loading, loaded by 1 of 2 ready, hf://org/sql@main at commit 0123456789ab",
+        "late: the operator has told nothing of it yet", "own: NameOnly: it has no source",
+    ):  # fmt: skip
+        assert words in flat
+    assert max(map(len, output.splitlines())) <= 80
+    _, output, _ = await memroute("explain", "chat", "-o", "json", "--kubeconfig", str(config))
+    whole = json.loads(output)
+    assert sorted(one["adapters"] for one in whole["replicas"]) == [[], ["sql"]]
+    assert [one["name"] for one in whole["adapters"]] == ["sql", "own"]
+    _, output, _ = await memroute("explain", "draft", "--kubeconfig", str(config))
+    assert "adapters" not in output
 
 
 def tainted(obj):

@@ -18,7 +18,7 @@ def test_the_beginning_of_a_flag_is_no_flag(parse, flag, capsys):
     """A manifest with half a flag would change its meaning when a longer one is added."""
     with pytest.raises(SystemExit):
         parse([flag, "3"])
-    assert f"unrecognized arguments: {flag} 3" in capsys.readouterr().err
+    assert f"no flag {flag}; did you mean {flag}s" in capsys.readouterr().err
 
 
 async def test_an_operator_whose_port_is_taken_says_which_flag_names_another():

@@ -236,6 +236,18 @@ def test_whole_devices_are_told_by_who_has_them():
     assert use.age_seconds == 3.0
 
 
+def test_a_whole_device_whose_replica_has_left_is_free_before_it_is_read_again():
+    """For up to a minute it was shown as used by somebody else's processes, and not free."""
+    node = Node(
+        name="n", mode=PlacementMode.EXCLUSIVE, num_allocatable=1,
+        devices=(whole(0, pod="default/gone-0", used=69 * GIB),),
+    )  # fmt: skip
+    (use,) = uses(Inventory(nodes=(node,), reservations=(), live_pods=frozenset()))
+    (device,) = use.devices
+    assert (device.observed_bytes, device.foreign_bytes) == (69 * GIB, 0)
+    assert device.free_bytes == use.free_bytes == 79 * GIB, "what the planner goes by"
+
+
 def test_whole_devices_that_nobody_attributes_are_not_guessed():
     """Without attribution it is not known which of two a replica has: unknown is no number."""
     ours = Reservation(

@@ -7,6 +7,7 @@ has measured; a test checks that it is up to date.
 import math
 from dataclasses import dataclass
 
+from bench.routing.constants import bandwidth
 from bench.routing.constants.roles import FROM_ONE, KEPT, REMOVED, why_unmeasured
 from bench.routing.constants.source import ROOT, Constant, find_constants
 from bench.routing.constants.study import FACTORS, NEUTRAL, Row, changed, read_results
@@ -206,7 +207,7 @@ def page() -> str:
         )
     parts.append("\n## Removed\n\n")
     parts += [f"* `{path}`: {why}\n" for path, why in REMOVED.items()]
-    return "".join(parts)
+    return "".join(parts) + bandwidth.section()
 
 
 def _beyond(value: float, first: float, second: float) -> float:

@@ -21,6 +21,7 @@ NO_READING = "not measured: only where neither the engine nor the operator says 
 OBJECTIVES = "not measured: only with an overload objective other than `requests`"
 LONG_TARGETS = "not measured: only with targets longer than this"
 TEXTS = "not measured: only where prompts are texts; `python -m bench.sizing` shows it"
+HOSTS = "not measured: only where KV cache on the host has brought nothing back yet"
 LONG_SCRAPES = "not measured: only where readings are further apart than two seconds"
 
 UNMEASURED = {
@@ -62,6 +63,7 @@ UNMEASURED = {
     "lengths.prompt.RARE_PRIOR_TOKENS": TEXTS,
     "request.ENGINE_BLOCK_TOKENS": TEXTS,
     "prefixes.cached_prompts.UNKNOWN_CAPACITY_TOKENS": NO_READING,
+    "prefixes.host_prefixes.UNKNOWN_WORTH_RATIO": HOSTS,
     "peers.group.MAX_PEER_REQUESTS": MEMORY,
     "peers.group.MAX_REQUEST_TOKENS": GONE,
     "peers.group.SILENT_SECONDS": GONE,

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.simulator.studies import heterogeneous, knee, ladder, published
+from bench.simulator.studies import heterogeneous, host_tier, knee, ladder, published
 
 Rows = list[dict[str, Any]]
 
@@ -218,6 +218,75 @@ def _knee_plot(rows: Rows, path: Path) -> None:
     )  # fmt: skip
 
 
+# The host's tier.
+
+
+def _host_tier(options: argparse.Namespace) -> Rows:
+    rows: Rows = []
+    sizes = host_tier.HOST_GIB if options.full else host_tier.HOST_GIB[::2]
+    for reuse in host_tier.REUSE_RATIOS:
+        _say(f"host-tier: {reuse:.0%} of each prompt known")
+        chats = host_tier.workload(reuse, options.seed)
+        for host_gib in sizes:
+            for routing in host_tier.ROUTING:
+                if not host_gib and routing == "device only":
+                    continue  # the same as both tiers where there is one
+                point = host_tier.run(
+                    routing, chats, reuse_ratio=reuse, host_gib=host_gib, seed=options.seed
+                )
+                rows.append(asdict(point))
+    return rows
+
+
+def _host_tier_tables(rows: Rows) -> list[Table | str]:
+    table = Table(
+        title="4 x Llama-3.1-8B L40S: mean TTFT, s (SLO attained; hits, of these by the host)"
+    )
+    table.add_column("reuse")
+    table.add_column("host GiB", justify="right")
+    for routing in host_tier.ROUTING:
+        table.add_column(routing, justify="right")
+    by_key = {(r["reuse_ratio"], r["host_gib"], r["routing"]): r for r in rows}
+    sentences: list[Table | str] = []
+    for reuse in host_tier.REUSE_RATIOS:
+        for host_gib in sorted({row["host_gib"] for row in rows}):
+            own = [by_key.get((reuse, host_gib, routing)) for routing in host_tier.ROUTING]
+            table.add_row(f"{reuse:.0%}", str(host_gib), *(_host_tier_cell(row) for row in own))
+        largest = max(row["host_gib"] for row in rows)
+        none = by_key[reuse, 0, "both tiers"]["ttft_mean_seconds"]
+        both = by_key[reuse, largest, "both tiers"]["ttft_mean_seconds"]
+        device = by_key[reuse, largest, "device only"]["ttft_mean_seconds"]
+        sentences.append(
+            f"{reuse:.0%} known: {largest} GiB change the mean TTFT by {both / none - 1:+.0%}; "
+            f"routing that sees them by {both / device - 1:+.0%} against routing that does not"
+        )
+    return [table, *sentences]
+
+
+def _host_tier_cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    return (
+        f"{row['ttft_mean_seconds'] or 0:.3f} ({row['attainment_ratio']:.3f}; "
+        f"{row['hit_ratio']:.0%}, {row['host_hit_ratio']:.0%})"
+    )
+
+
+def _host_tier_plot(rows: Rows, path: Path) -> None:
+    named = [
+        row | {"name": f"{row['reuse_ratio']:.0%} known, {row['routing']}"}
+        for row in rows
+        if row["routing"] != "round-robin"
+    ]
+    _lines(
+        named, path, "name", "host_gib",
+        (("ttft_mean_seconds", "mean TTFT, seconds", False),
+         ("hit_ratio", "share of prompt tokens found", False)),
+        "KV cache on the host, 4 x Llama-3.1-8B L40S",
+        [],
+    )  # fmt: skip
+
+
 # Shared.
 
 
@@ -273,5 +342,6 @@ Study = tuple[
 STUDIES: dict[str, Study] = {
     "ladder": (_ladder, _ladder_tables, _ladder_plot),
     "heterogeneous": (_heterogeneous, _heterogeneous_tables, _heterogeneous_plot),
+    "host-tier": (_host_tier, _host_tier_tables, _host_tier_plot),
     "knee": (_knee, _knee_tables, _knee_plot),
 }

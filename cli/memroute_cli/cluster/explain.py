@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from memroute.closeness import closest
 from memroute_cli.cluster.explanation import document, told
 from memroute_cli.cluster.looking import LookError, look
 from memroute_cli.terminal.console import open_console
 from memroute_cli.terminal.output import Output, write
 from memroute_cli.terminal.progress import working
-from memroute_cli.terminal.words import closest
 from memroute_kube import KubeObject
 from memroute_kube.resources import object_key
 from memroute_operator.explaining import ModelExplanation, Picture, explain_model

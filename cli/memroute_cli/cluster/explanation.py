@@ -9,6 +9,7 @@ from rich.text import Text
 
 from memroute.placement import Verdict
 from memroute.units import format_gib
+from memroute_cli.cluster.adapters_told import adapter_lines, adapters_of, replica_line
 from memroute_cli.cluster.tables import age_words
 from memroute_cli.terminal.shell import folded
 from memroute_operator.explaining import ModelExplanation, Remedy
@@ -52,6 +53,7 @@ def told(
         yield Text(f"note: {note}")
     yield from _conditions(explanation)
     yield from _replicas(explanation)
+    yield from _adapters(explanation)
     yield from _missing(explanation)
     yield from _nodes(explanation, None if shows_all else MAX_NODES)
 
@@ -123,10 +125,21 @@ def _replicas(explanation: ModelExplanation) -> Iterator[RenderableType]:
     for replica in explanation.replicas:
         yield Text(_replica(replica, one.revision))
         yield _indented(f"why there: {replica.why or 'its pod does not say'}")
+        if adapters := replica_line(explanation, replica):
+            yield _indented(adapters)
         if replica.failure is not None:
             yield _indented(f"failed: {replica.failure}")
         elif way := on_the_way(replica, weights):
             yield _indented(way.strip())
+
+
+def _adapters(explanation: ModelExplanation) -> Iterator[RenderableType]:
+    lines = list(adapter_lines(explanation))
+    if lines:
+        yield Text()
+        yield Text("adapters:")
+    for line in lines:
+        yield _indented(line)
 
 
 def _replica(replica: Replica, revision: str) -> str:
@@ -206,7 +219,8 @@ def document(
         "isOutdated": explanation.is_outdated,
         "conditions": [dict(condition) for condition in explanation.conditions.values()],
         "wantedReplicas": one.replicas,
-        "replicas": [_replica_document(replica) for replica in explanation.replicas],
+        "replicas": [_replica_document(explanation, one) for one in explanation.replicas],
+        "adapters": [dict(adapter) for adapter in adapters_of(explanation)],
         "rollout": explanation.rollout,
         "numRefused": explanation.num_refused,
         "refused": None if refused is None else {
@@ -226,13 +240,14 @@ def document(
     }  # fmt: skip
 
 
-def _replica_document(replica: Replica) -> dict[str, Any]:
-    diagnosis = replica.diagnosis
+def _replica_document(explanation: ModelExplanation, replica: Replica) -> dict[str, Any]:
+    diagnosis, loaded = replica.diagnosis, explanation.loaded.get(replica.uid)
     return {
         "replica": replica.index, "pod": replica.pod_name, "state": replica.state.value,
         "node": replica.node, "devices": sorted(replica.device_bytes),
         "bytesPerDevice": replica.bytes_per_device, "why": replica.why,
         "restarts": replica.num_restarts, "onTheWay": replica.on_the_way,
+        "adapters": None if loaded is None else sorted(loaded),
         "failure": None if diagnosis is None else {
             "reason": diagnosis.name, "sentence": diagnosis.sentence,
             "nextStep": diagnosis.next_step, "evidence": diagnosis.evidence,

@@ -7,8 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kubernetes.aio.config.config_exception import ConfigException
-
 from memroute_cli.cluster.commands import OPERATOR_NAMESPACE
 from memroute_cli.terminal.errors import UserError
 from memroute_kube import (
@@ -21,6 +19,7 @@ from memroute_kube import (
     ApiError,
     KubeObject,
     KubernetesClient,
+    NotConfiguredError,
     Resource,
 )
 from memroute_kube.client import NOT_FOUND, SERVICE_ACCOUNT_TOKEN
@@ -88,8 +87,8 @@ async def with_client(
         client = await KubernetesClient.from_environment(
             kubeconfig=kubeconfig, component="memroute-cli"
         )
-    except (ConfigException, OSError) as error:
-        raise LookError(_not_configured(kubeconfig, _what_is_wrong(error))) from error
+    except NotConfiguredError as error:
+        raise LookError(_not_configured(kubeconfig, str(error))) from error
     async with client:
         return await ask(client)
 
@@ -98,12 +97,6 @@ def _files(kubeconfig: Path | None) -> list[Path]:
     """Where the kubeconfig may be, as kubectl looks for it."""
     named = [str(kubeconfig)] if kubeconfig else os.environ.get("KUBECONFIG", "").split(os.pathsep)
     return [Path(name) for name in named if name] or [Path.home() / ".kube" / "config"]
-
-
-def _what_is_wrong(error: Exception) -> str:
-    if "current-context" in str(error):
-        return "it names no current context (kubectl config use-context NAME)"
-    return f"it cannot be used: {error}"
 
 
 def _not_configured(kubeconfig: Path | None, what: str) -> str:

@@ -14,6 +14,8 @@ UNKNOWN = "-"
 # Rows of each part of the summary: chosen by hand, half of a screen.
 SUMMARY_ROWS = 12
 LEFT = frozenset({"NODE", "DEVICES", "STATE", "DEVICE", "PRODUCT", "MODEL", "RESOURCE", "NODES"})
+# Reasons: ReplicasNotServing without its middle would say the opposite.
+WORDS = frozenset({"STATE", "AGE"})
 # Nodes that a line of the heading names: chosen by hand.
 MAX_NAMED = 3
 # Characters that names keep where a line is too narrow: chosen by hand.
@@ -27,7 +29,8 @@ def heading(usage: Usage) -> RenderableType:
     size = f"{fleet.usable_bytes / GIB:,.0f} GiB of HBM"
     use = (
         f"promised {fleet.promised_bytes / GIB:,.0f}, in use {observed}, foreign "
-        f"{fleet.foreign_bytes / GIB:,.0f}, free {fleet.free_bytes / GIB:,.0f} GiB"
+        f"{fleet.foreign_bytes / GIB:,.0f}, free {'~' if fleet.is_free_at_least else ''}"
+        f"{fleet.free_bytes / GIB:,.0f} GiB"
     )
     lines = [
         f"{fleet.num_devices} device(s) on {fleet.num_nodes} node(s): {size}",
@@ -48,8 +51,9 @@ def _unclear(usage: Usage) -> Iterable[str]:
     ]
     more = f" and {len(nodes) - MAX_NAMED} more" if nodes[MAX_NAMED:] else ""
     yield (
-        f"{_gib(size)} GiB in use are not told apart yet, and are neither foreign nor free: "
-        f"replicas start, or have ended since the reading ({', '.join(nodes[:MAX_NAMED])}{more})"
+        f"{_gib(size)} GiB in use are not told apart yet, and are neither foreign nor free (~: at "
+        f"least so much is): replicas start, or have ended since the reading "
+        f"({', '.join(nodes[:MAX_NAMED])}{more})"
     )
 
 
@@ -67,7 +71,7 @@ def nodes_table(rows: Iterable[NodeUse], *, is_wide: bool = False) -> Table:
             one.node.name,
             f"{len(one.devices)} {'+'.join(products)}" if one.devices else UNKNOWN,
             _gib(one.usable_bytes), _gib(one.promised_bytes), _gib(one.observed_bytes),
-            _gib(one.foreign_bytes), _gib(one.free_bytes), state_of(one),
+            _gib(one.foreign_bytes), _free(one), state_of(one),
             f"{one.num_free_devices}", one.node.resource,
         ))  # fmt: skip
     names = (
@@ -85,14 +89,16 @@ def devices_table(rows: Iterable[DeviceUse], *, is_wide: bool = False) -> Table:
         cells.append((
             one.device.display_name, product_name(one.device.product),
             _gib(one.device.usable_bytes), _gib(one.promised_bytes), _gib(one.observed_bytes),
-            _gib(one.foreign_bytes), _gib(one.free_bytes),
+            _gib(one.foreign_bytes), _free(one),
+            UNKNOWN if one.contention is None else f"{one.contention:.1f}",
             one.device.unusable_reason or (UNKNOWN if age is None else f"{age:.0f}s"),
             ", ".join(pod for pod, _ in one.holders) or UNKNOWN,
         ))  # fmt: skip
     names = (
-        "DEVICE", "PRODUCT", "HBM", "PROMISED", "IN USE", "FOREIGN", "FREE", "AGE", "PROMISED TO"
+        "DEVICE", "PRODUCT", "HBM", "PROMISED", "IN USE", "FOREIGN", "FREE", "TIME", "AGE",
+        "PROMISED TO",
     )  # fmt: skip
-    return _table(names, cells, num_narrow=8, is_wide=is_wide)
+    return _table(names, cells, num_narrow=9, is_wide=is_wide)
 
 
 def models_table(rows: Sequence[ModelUse], *, is_wide: bool = False) -> RenderableType:
@@ -133,7 +139,11 @@ def _table(
     """The first columns, all of them with ``--wide``: names give way, numbers are never cut."""
     columns = tuple(
         Column(
-            name=name, is_number=name not in LEFT, least=LEAST.get(name), is_wide=n >= num_narrow
+            name=name,
+            is_number=name not in LEFT,
+            least=LEAST.get(name),
+            is_word=name in WORDS,
+            is_wide=n >= num_narrow,
         )
         for n, name in enumerate(names)
     )
@@ -142,6 +152,12 @@ def _table(
 
 def _gib(num_bytes: int | None) -> str:
     return UNKNOWN if num_bytes is None else f"{num_bytes / GIB:,.1f}"
+
+
+def _free(one: NodeUse | DeviceUse) -> str:
+    """``~12.3``: at least so much, as something in use is not told apart yet."""
+    text = _gib(one.free_bytes)
+    return f"~{text}" if one.is_free_at_least else text
 
 
 def _count(number: int | None) -> str:

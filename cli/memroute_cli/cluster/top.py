@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
+from memroute.closeness import did_you_mean
 from memroute_cli.cluster import tables
 from memroute_cli.cluster.commands import What
 from memroute_cli.cluster.looking import LookError, look
@@ -25,7 +26,6 @@ from memroute_cli.cluster.usage import (
 )
 from memroute_cli.terminal.console import open_console
 from memroute_cli.terminal.output import Output, write
-from memroute_cli.terminal.words import did_you_mean
 
 # A look takes a second on a large cluster, and the operator tells what it has read every 15 s.
 LEAST_INTERVAL_SECONDS = 1.0

@@ -80,7 +80,11 @@ def _models(picture: Picture, facts: Facts) -> list[ModelUse]:
                 ready=sum(replica.is_ready for replica in replicas),
                 state=_state(one.obj.get("status")),
                 hbm_bytes=sum(map(_promised, replicas)),
-                kv_capacity_tokens=sum(r.kv_capacity_tokens for r in replicas if r.is_ready),
+                kv_capacity_tokens=sum(
+                    facts.kv_tokens.get(replica.uid, replica.kv_capacity_tokens)
+                    for replica in replicas
+                    if replica.is_ready
+                ),
                 kv_ratio=max(ratios, default=None),
                 num_in_flight=sum(in_flight) if are_known else None,
                 num_waiting=view.waiting.get(one.key, 0) if view and are_known else None,
@@ -131,6 +135,7 @@ DEVICE_SORTS: Mapping[str, Sort] = {
     "promised": lambda one: -_number(one.promised_bytes),
     "observed": lambda one: -_number(one.observed_bytes),
     "foreign": lambda one: -_number(one.foreign_bytes),
+    "time": lambda one: -_number(one.contention),
 }
 MODEL_SORTS: Mapping[str, Sort] = {
     "name": lambda one: one.key,
@@ -159,7 +164,7 @@ def device_document(use: DeviceUse) -> dict[str, Any]:
         "product": device.product, "usableBytes": device.usable_bytes,
         "promisedBytes": use.promised_bytes, "observedBytes": use.observed_bytes,
         "foreignBytes": use.foreign_bytes, "unclearBytes": use.unclear_bytes,
-        "freeBytes": use.free_bytes,
+        "freeBytes": use.free_bytes, "contention": use.contention,
         "observedAgeSeconds": device.live_age_seconds, "unusable": device.unusable_reason,
         "holders": [{"pod": pod, "bytes": size} for pod, size in use.holders],
     }  # fmt: skip

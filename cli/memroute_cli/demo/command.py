@@ -30,6 +30,8 @@ def demo(
     if seconds < 0:
         msg = f"--seconds {seconds:g}: 0 or more"
         raise typer.BadParameter(msg)
+    # Before what takes long to import: nobody should wonder whether it runs.
+    typer.echo("memroute on this machine: a control plane, five emulated GPU nodes, traffic")
     from memroute_cli.demo.program import demo as run
 
     run(seconds=seconds, keep=keep, seed=seed)

@@ -89,6 +89,7 @@ def _run(console: Console, *, seconds: float, keep: bool, seed: int) -> bool:
             )
         )
         say(f"operator {operator_url}/metrics, router {router_url}/v1 and {ops_url}/metrics")
+        say(f"live map, in a browser: {ops_url}/map/")
         cluster.kubectl("apply", "-k", str(DEPLOY / "samples"))
         say("kubectl apply -k deploy/samples: chat, draft and large")
         for name in ("chat", "draft"):
@@ -156,7 +157,10 @@ async def _drive(
     ops_url: str,
     seconds: float,
 ) -> tuple[str, float | None]:
-    """Send the traffic, kill the busiest chat replica on the way, show what happens."""
+    """Send the traffic, kill the busiest chat replica on the way, show what happens.
+
+    Raises ``RuntimeError`` when a part of the cluster ends.
+    """
     started = time.monotonic()
     killed: tuple[str, float | None] = ("", None)
     sending = asyncio.create_task(traffic.run(seconds))
@@ -164,6 +168,7 @@ async def _drive(
     last_line = -LINE_SECONDS
     with showing or contextlib.nullcontext():
         while not sending.done():
+            cluster.check_alive()
             readings = await asyncio.to_thread(read_programs, operator_url, ops_url)
             elapsed = time.monotonic() - started
             pod = _busiest_chat(readings)
@@ -247,6 +252,7 @@ def _keep(
     console.print(
         f"""router       {router_url}/v1
              any API key; models chat, draft, large
+live map     {ops_url}/map/
 decisions    {ops_url}/debug/decisions
 who waits    {ops_url}/debug/queue
 metrics      {ops_url}/metrics

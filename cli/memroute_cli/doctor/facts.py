@@ -1,7 +1,7 @@
 """What checks decide on: objects as the API server has them, and what could not be read."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
@@ -66,13 +66,31 @@ class RequestOutcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Operator:
+    """What is asked of each operator: there is one for a namespace."""
+
+    namespace: str
+    rights: Rights
+    """Of its service account."""
+    view: FleetView | Unread | None
+    """What it has told; None: nothing yet."""
+    name: str = "memroute-operator"
+    """Of its Deployment."""
+
+    @property
+    def logs(self) -> str:
+        """The command that shows what it says."""
+        return f"kubectl -n {self.namespace} logs deploy/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """One look at a cluster."""
 
     now: datetime
     program_version: str
     namespace: str
-    """Of the operator, as far as is known."""
+    """Of the operator that was named, or found first."""
     server_version: str | Unread
     crd: KubeObject | Unread | None
     """None: there is none."""
@@ -81,7 +99,7 @@ class Facts:
     pods: Objects
     nodes: Objects
     leases: Objects
-    """Of the operator's namespace."""
+    """Of the namespaces of all operators."""
     services: Objects
     endpoint_slices: Objects
     runtime_classes: Objects
@@ -96,8 +114,26 @@ class Facts:
     operator_rights: Rights
     request: RequestOutcome | None = None
     """None: none was asked for."""
+    others: tuple[Operator, ...] = ()
+    """Operators of further releases, in namespaces of their own."""
     crd_fields: frozenset[str] = field(default_factory=frozenset)
     """Paths that this program's CRD has."""
+
+    @property
+    def operators(self) -> tuple[Operator, ...]:
+        """All of them; the one of ``namespace`` first."""
+        programs = self.programs(OPERATOR)
+        names = {} if isinstance(programs, Unread) else {
+            str(one["metadata"].get("namespace")): name_of(one) for one in programs
+        }  # fmt: skip
+        first = Operator(namespace=self.namespace, rights=self.operator_rights, view=self.view)
+        return tuple(
+            replace(one, name=names.get(one.namespace, one.name)) for one in (first, *self.others)
+        )
+
+    def named(self, operator: Operator) -> str:
+        """``the operator``, and of which namespace where there are several."""
+        return f"the operator of {operator.namespace}" if self.others else "the operator"
 
     def programs(self, component: str) -> Objects:
         """Deployments of memroute's operator or router, in whatever namespace."""

@@ -12,8 +12,10 @@ from memroute_cli.cluster.looking import with_client
 from memroute_cli.doctor.checks.rights import operator_rights, own_rights
 from memroute_cli.doctor.facts import (
     OPERATOR,
+    ROUTER,
     Facts,
     Objects,
+    Operator,
     RequestOutcome,
     Right,
     Rights,
@@ -77,18 +79,14 @@ async def look_at(
     operators = () if isinstance(deployments, Unread) else [
         one for one in deployments if is_program(one, OPERATOR)
     ]  # fmt: skip
-    account = "memroute-operator"
-    scopes: list[str] = []
-    if operators:
-        # What is installed says where it is: of several releases the one that was named.
-        operator = next(
-            (one for one in operators if one["metadata"].get("namespace") == namespace),
-            operators[0],
-        )
-        namespace = str(operator["metadata"]["namespace"])
-        template = mapping(mapping(spec_of(operator).get("template")).get("spec"))
-        account = str(template.get("serviceAccountName") or "default")
-        scopes = arguments_of(operator, "--watch-namespace")
+    routers = () if isinstance(deployments, Unread) else [
+        str(one["metadata"]["namespace"]) for one in deployments if is_program(one, ROUTER)
+    ]  # fmt: skip
+    # What is installed says where it is: of several releases the one that was named comes first.
+    places = {str(one["metadata"]["namespace"]): one for one in operators}
+    order = sorted(places, key=lambda name: name != namespace) or [namespace]
+    namespace = order[0]
+    asked = [await _operator(client, name, places.get(name), deployments) for name in order]
     return Facts(
         now=datetime.now(UTC),
         program_version=__version__,
@@ -100,27 +98,39 @@ async def look_at(
         daemon_sets=await _all(client, DAEMON_SETS),
         pods=await _all(client, PODS),
         nodes=await _all(client, NODES),
-        leases=await _all(client, LEASES, (namespace,)),
-        services=await _all(client, SERVICES, (namespace, DNS_NAMESPACE)),
+        leases=await _all(client, LEASES, order),
+        services=await _all(client, SERVICES, {*order, *routers, DNS_NAMESPACE}),
         endpoint_slices=await _all(client, ENDPOINT_SLICES),
         runtime_classes=await _all(client, RUNTIME_CLASSES),
         namespaces=await _all(client, NAMESPACES),
         quotas=await _all(client, QUOTAS),
         webhooks=await _webhooks(client),
         model_deployments=await _models(client),
-        view=await _view(client, namespace),
+        view=asked[0].view,
         own_rights=await _rights(client, own_rights(namespace), None),
-        operator_rights=(
-            await _rights(
-                client,
-                operator_rights(namespace, scopes),
-                f"system:serviceaccount:{namespace}:{account}",
-            )
-            if operators or isinstance(deployments, Unread)
-            else {}
-        ),
+        operator_rights=asked[0].rights,
+        others=tuple(asked[1:]),
         request=request,
     )
+
+
+async def _operator(
+    client: KubernetesClient, namespace: str, program: KubeObject | None, deployments: Objects
+) -> Operator:
+    """What is asked of one operator. ``program``: its Deployment; None where none was found."""
+    template = mapping(mapping(spec_of(program or {}).get("template")).get("spec"))
+    account = str(template.get("serviceAccountName") or "default")
+    scopes = [] if program is None else arguments_of(program, "--watch-namespace")
+    rights: Rights = {}
+    if program is not None or isinstance(deployments, Unread):
+        # Where Deployments may not be read, it is taken to be as the chart has it.
+        account = account if program is not None else "memroute-operator"
+        rights = await _rights(
+            client,
+            operator_rights(namespace, scopes),
+            f"system:serviceaccount:{namespace}:{account}",
+        )
+    return Operator(namespace=namespace, rights=rights, view=await _view(client, namespace))
 
 
 def own_fields() -> frozenset[str]:

@@ -43,10 +43,17 @@ class _Hanging:
 
     def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         width = max(LEAST_WIDTH, options.max_width - INDENT)
-        first, *more = textwrap.wrap(self.sentence, width, break_on_hyphens=False) or [""]
-        yield self.head.copy().append(first, style="not bold default")
+        first, *more = textwrap.wrap(
+            self.sentence, width, break_on_hyphens=False, break_long_words=False
+        ) or [""]
+        head = self.head.copy()
+        if len(first) > width:
+            # A name is not broken: people copy it. It stands as far left as it must.
+            more, first = [first, *more], ""
+        yield head.append(first, style="not bold default")
         for line in more:
-            yield Text(" " * INDENT + line)
+            indent = min(INDENT, max(0, options.max_width - len(line)))
+            yield Text(" " * indent + line, no_wrap=True, overflow="ignore")
 
 
 def document(facts: Facts, findings: Sequence[Finding]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from memroute_cli.cluster.commands import OPERATOR_NAMESPACE
 from memroute_cli.terminal.output import Output
 
 
@@ -12,9 +13,10 @@ class Asked:
 
     models: tuple[str, ...] = ()
     accelerators: tuple[str, ...] = ()
-    inventory: Path | None = None
+    inventory: tuple[Path, ...] = ()
     is_on_cluster: bool = False
     kubeconfig: Path | None = None
+    operator_namespace: str = OPERATOR_NAMESPACE
     context_tokens: int | None = None
     concurrency: int = 1
     prompt_tokens: int = 1024
@@ -22,6 +24,8 @@ class Asked:
     precision: str = "auto"
     kv_cache_dtype: str = "auto"
     tensor_parallel: str = "auto"
+    link: str | None = None
+    num_per_card: int = 1
     checkpoint: str | None = None
     file: str | None = None
     start_log: Path | None = None
@@ -34,3 +38,7 @@ class Asked:
     wants_manifest: bool = False
     is_wide: bool = False
     plot: Path | None = None
+    host_memory: tuple[str, ...] = ()
+    host_link: str | None = None
+    conversations: int | None = None
+    reuse: float = 0.5

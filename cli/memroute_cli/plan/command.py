@@ -9,16 +9,17 @@ from typing import Annotated
 
 import typer
 
+from memroute_cli.cluster.commands import OPERATOR_NAMESPACE, OperatorNamespaceOption
 from memroute_cli.plan.asked import Asked
 from memroute_cli.terminal.errors import told_errors
 from memroute_cli.terminal.output import Output, OutputOption, WideOption
-from memroute_cli.terminal.quantities import comma_list, tokens, whole
+from memroute_cli.terminal.quantities import comma_list, number, tokens, whole
 
 
-def _models(values: Iterable[str]) -> Iterator[str]:
+def _paths(values: Iterable[str]) -> Iterator[str]:
     """Names by comma; a path may have commas of its own."""
     for value in values:
-        yield from [value] if Path(value).exists() else comma_list([value])
+        yield from [value] if value and Path(value).exists() else comma_list([value])
 
 
 def plan(
@@ -50,10 +51,11 @@ def plan(
         ),
     ] = False,
     inventory: Annotated[
-        Path | None,
+        list[str] | None,
         typer.Option(
-            metavar="FILE",
-            help="The same of a saved fleet: `kubectl get nodes,pods -A -o json > FILE`.",
+            metavar="FILE,...",
+            help="The same of a saved fleet: `kubectl get nodes,pods -A -o json > FILE`; and, for "
+            "shared devices, the ConfigMap memroute-fleet in a file of its own.",
         ),
     ] = None,
     context: Annotated[
@@ -90,12 +92,34 @@ def plan(
     tensor_parallel: Annotated[
         str, typer.Option(metavar="N", help="Devices per replica; auto: the fewest that fit.")
     ] = "auto",
+    link: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What joins the devices of a node: pcie5-peer, pcie5-slow, pcie4-peer, "
+            "pcie4-slow, host (no peer access), nvlink3, nvlink4, nvlink5, or a measurement "
+            "(17.4us-15GBps). Default: as the fleet's nodes say, else the card's NVLink, else "
+            "the slower of what was measured.",
+            show_default=False,
+        ),
+    ] = None,
+    per_card: Annotated[
+        int,
+        typer.Option(
+            parser=whole(),
+            metavar="N",
+            help="Say what N such replicas keep of their throughput that share one card, by the "
+            "requests on it: in time slices, and in fractions (MPS).",
+        ),
+    ] = 1,
     checkpoint: Annotated[
         str | None,
         typer.Option(
             metavar="SIZE|FILE",
-            help="Size of the weights of an unknown family or a vision tower: 14GB, 13.5GiB, a "
-            "number of bytes, a model.safetensors.index.json, or a .safetensors file.",
+            help="Bytes of the weights, of an unknown family, format or tower; of a known one they "
+            "are compared, and the larger counts: 14GB, 13.5GiB, a number of bytes, a "
+            "model.safetensors.index.json, or a .safetensors file. Default: those beside a "
+            "config.json.",
         ),
     ] = None,
     file: Annotated[
@@ -119,6 +143,37 @@ def plan(
             metavar="NAME=PER_HOUR,...", help="Prices of one accelerator: H100=2.50,L40S=1.10."
         ),
     ] = None,
+    host_memory: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SIZE,...",
+            help="What KV cache on the host would buy, for one engine: 64GiB,256GiB.",
+        ),
+    ] = None,
+    host_link: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --host-memory, how a device reaches it: pcie3, pcie4, pcie5 or c2c. "
+            "Default: the accelerator's.",
+        ),
+    ] = None,
+    conversations: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole(),
+            metavar="N",
+            help="With --host-memory: conversations alive at once on one replica. Default: 1000.",
+        ),
+    ] = None,
+    reuse: Annotated[
+        float,
+        typer.Option(
+            parser=number,
+            metavar="SHARE",
+            help="With --host-memory: share of a prompt that was there before, 0 to 1.",
+        ),
+    ] = 0.5,
     hub_endpoint: Annotated[
         str | None,
         typer.Option(
@@ -151,6 +206,7 @@ def plan(
             metavar="FILE", help="With --cluster. Default: KUBECONFIG, else ~/.kube/config."
         ),
     ] = None,
+    operator_namespace: OperatorNamespaceOption = OPERATOR_NAMESPACE,
     manifest: Annotated[
         bool,
         typer.Option(
@@ -159,7 +215,11 @@ def plan(
     ] = False,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Draw where the bytes go into this file (.png, .svg)."),
+        typer.Option(
+            metavar="FILE",
+            help="Draw where the bytes go into this file (.png, .svg); with --host-memory, what "
+            "it buys.",
+        ),
     ] = None,
     output: OutputOption = Output.TABLE,
     wide: WideOption = False,
@@ -180,13 +240,17 @@ def plan(
         from memroute_cli.plan.program import run
 
         asked = Asked(
-            models=tuple(_models(models or ())), accelerators=tuple(comma_list(accelerator)),
-            inventory=inventory, is_on_cluster=cluster, kubeconfig=kubeconfig,
+            models=tuple(_paths(models or ())), accelerators=tuple(comma_list(accelerator)),
+            inventory=tuple(map(Path, _paths(inventory or ()))),
+            operator_namespace=operator_namespace, is_on_cluster=cluster, kubeconfig=kubeconfig,
             context_tokens=context, concurrency=concurrency, prompt_tokens=prompt_tokens,
             output_tokens=output_tokens, precision=precision, kv_cache_dtype=kv_cache_dtype,
-            tensor_parallel=tensor_parallel, checkpoint=checkpoint, file=file,
+            tensor_parallel=tensor_parallel, link=link, num_per_card=per_card,
+            checkpoint=checkpoint, file=file,
             start_log=start_log, prices=tuple(comma_list(price)), hub_endpoint=hub_endpoint,
             hub_token_file=hub_token_file, is_offline=offline, shows_every=every, output=output,
             wants_manifest=manifest, is_wide=wide, plot=plot,
+            host_memory=tuple(comma_list(host_memory)), host_link=host_link,
+            conversations=conversations, reuse=reuse,
         )  # fmt: skip
         raise typer.Exit(0 if run(asked) else 1)

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from memroute.errors import MemrouteError
 from memroute.footprint.weights import index_total_bytes, safetensors_header_bytes
+from memroute.footprint.weights.beside import QUANTIZATION_FILES
 from memroute_cli.terminal.errors import UserError
 from memroute_cli.terminal.quantities import bytes_of
 
+INDEX = "model.safetensors.index.json"
 SAFETENSORS_LENGTH_BYTES = 8
 # What the safetensors library itself allows for the header of a file, in bytes.
 MAX_HEADER_BYTES = 100 * 1024 * 1024
@@ -28,12 +30,7 @@ def read_checkpoint_bytes(text: str) -> int:
     path = Path(text)
     try:
         if path.suffix == ".safetensors":
-            with path.open("rb") as file:
-                length = int.from_bytes(file.read(SAFETENSORS_LENGTH_BYTES), "little")
-                if length > MAX_HEADER_BYTES:
-                    msg = f"{path}: no safetensors file (its header would be {length} bytes)"
-                    raise PlanError(msg)
-                return safetensors_header_bytes(file.read(length).decode())
+            return _safetensors_bytes(path)
         return index_total_bytes(path.read_text())
     except OSError as error:
         why = error.strerror
@@ -44,6 +41,41 @@ def read_checkpoint_bytes(text: str) -> int:
             f"--checkpoint {text}: it is no model.safetensors.index.json, and no .safetensors file"
         )
         raise PlanError(msg) from error
+
+
+def _safetensors_bytes(path: Path) -> int:
+    """Bytes of the tensors of one file, by its header. Raises ``PlanError`` for a nonsense one."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(SAFETENSORS_LENGTH_BYTES), "little")
+        if length > MAX_HEADER_BYTES:
+            msg = f"{path}: no safetensors file (its header would be {length} bytes)"
+            raise PlanError(msg)
+        return safetensors_header_bytes(file.read(length).decode())
+
+
+def bytes_beside(folder: Path) -> int | None:
+    """Bytes of the checkpoint in a folder: its files, else what its index says; None without.
+
+    Converted checkpoints often keep the index of the original: the files themselves count.
+    """
+    try:
+        files = sorted(folder.glob("*.safetensors"))
+        own = [one for one in files if not one.name.startswith("consolidated")]
+        if own or files:
+            return sum(map(_safetensors_bytes, own or files)) or None
+        return index_total_bytes((folder / INDEX).read_text())
+    except (OSError, UnicodeDecodeError, MemrouteError, PlanError):
+        # Files that were not asked for: a plan does without.
+        return None
+
+
+def quantization_beside(folder: Path) -> dict[str, dict[str, object]]:
+    """What files beside a ``config.json`` say of its quantization, by name."""
+    found = {}
+    for name in QUANTIZATION_FILES:
+        if (folder / name).is_file():
+            found[name] = read_document(folder / name)
+    return found
 
 
 def read_document(path: Path) -> dict[str, object]:

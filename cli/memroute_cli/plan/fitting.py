@@ -27,6 +27,7 @@ from memroute.placement import (
     verdicts,
 )
 from memroute.sizing import Option, options_for
+from memroute.sizing.occupancy import Occupancies
 from memroute_cli.plan.fleet import Fleet, accelerators_of
 from memroute_cli.plan.report import Answers
 
@@ -154,6 +155,7 @@ def _wanted(option: Option, mode: PlacementMode, index: int, *, is_amd: bool) ->
         footprint=option.footprint,
         mode=mode,
         node_selector={AMD: "amd"} if is_amd else {},
+        occupancies_by_product=Occupancies(option.shape),
     )
 
 

@@ -15,6 +15,8 @@ from memroute_cli.terminal.table import Column, Table
 UNKNOWN = "-"
 # Ways that fit nowhere are told up to this number, the nearest first; --wide has them all.
 MAX_MISSES = 3
+# Nodes that a way names: of a large fleet most would be; --wide has them all.
+MAX_NODES = 2
 MODE_WORDS = {PlacementMode.EXCLUSIVE: "whole", PlacementMode.SHARED: "shared"}
 
 
@@ -63,7 +65,7 @@ def _ways(one: ModelNow, *, is_wide: bool) -> Table:
         Column(name="NEEDED", is_number=True),
         Column(name="FITS NOW", is_sentence=True),
     )
-    return Table(columns, tuple(_way_cells(way) for way in shown), is_wide)
+    return Table(columns, tuple(_way_cells(way, is_wide=is_wide) for way in shown), is_wide)
 
 
 def _shortness(way: Way) -> int:
@@ -72,9 +74,11 @@ def _shortness(way: Way) -> int:
     return min(short, default=2**62)
 
 
-def _way_cells(way: Way) -> tuple[str, ...]:
+def _way_cells(way: Way, *, is_wide: bool) -> tuple[str, ...]:
     if way.nodes:
-        fits = f"on {', '.join(way.nodes)}"
+        more = 0 if is_wide else len(way.nodes) - MAX_NODES
+        named = way.nodes[:MAX_NODES] if more > 0 else way.nodes
+        fits = f"on {', '.join(named)}{f' and {more} more' if more > 0 else ''}"
     else:
         nearest = way.verdicts[0] if way.verdicts else None
         fits = "no" if nearest is None else f"no; nearest is {nearest.node}: {nearest.why}"
@@ -93,14 +97,19 @@ def _devices(one: ModelNow, *, is_wide: bool) -> Table:
     )
     alike: dict[tuple[str, ...], list[DeviceNow]] = {}
     for device in one.devices:
-        alike.setdefault((device.use.device.node, *_device_cells(device)), []).append(device)
+        # Of a large fleet most are alike: --wide tells each node's apart.
+        node = device.use.device.node if is_wide else ""
+        alike.setdefault((node, *_device_cells(device)), []).append(device)
     rows = tuple((_names(devices), *key[1:]) for key, devices in alike.items())
     return Table(columns, rows, is_wide)
 
 
 def _names(devices: list[DeviceNow]) -> str:
-    """The device, or the first of several alike on one node and how many more."""
+    """The device; the first of several alike and how many more; of several nodes the number."""
     first = devices[0].use.device.display_name
+    num_nodes = len({one.use.device.node for one in devices})
+    if num_nodes > 1:
+        return f"{len(devices)} alike on {num_nodes} nodes"
     return first if len(devices) == 1 else f"{first} + {len(devices) - 1} alike"
 
 

@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from memroute.catalog import Accelerator, accelerator_for_product
 from memroute.catalog.accelerators import with_product_first
 from memroute.placement import Inventory
 from memroute_cli.cluster.looking import look
-from memroute_cli.plan.files import PlanError, read_document
+from memroute_cli.plan.files import PlanError
+from memroute_cli.plan.saved import read_saved
 from memroute_cli.terminal.progress import working
-from memroute_kube import KubeObject
 from memroute_kube.resources import LABEL_GPU_SHARING
 from memroute_operator.explaining import Picture
 
@@ -26,39 +25,21 @@ class Fleet:
     """What nobody told, a sentence each."""
 
 
-def saved_fleet(path: Path) -> Fleet:
-    """From ``kubectl get nodes,pods -A -o json``. Raises ``PlanError``."""
-    items = read_document(path).get("items")
-    if not isinstance(items, list):
-        msg = f"{path}: save it with `kubectl get nodes,pods -A -o json`"
-        raise PlanError(msg)
-
-    def of(kind: str) -> tuple[KubeObject, ...]:
-        return tuple(one for one in items if isinstance(one, dict) and one.get("kind") == kind)
-
-    nodes, pods = of("Node"), of("Pod")
-    if not nodes:
-        msg = f"{path}: it has no nodes: save it with `kubectl get nodes,pods -A -o json`"
-        raise PlanError(msg)
-    notes = ["what processes use of the devices: it is taken to be what pods were promised"]
-    if not pods:
-        notes.insert(
-            0,
-            f"{path} has no pods: every device counts as free (kubectl get nodes,pods -A -o json)",
-        )
-    picture = Picture(
-        model_deployments=of("ModelDeployment"), pods=pods, nodes=nodes, at=datetime.now(UTC)
-    )
-    return _fleet(picture, str(path), notes)
+def saved_fleet(paths: Sequence[Path]) -> Fleet:
+    """From what ``kubectl get … -o json`` has saved. Raises ``PlanError``."""
+    saved = read_saved(paths)
+    return _fleet(saved.picture, saved.source, saved.notes)
 
 
-def live_fleet(kubeconfig: Path | None) -> Fleet:
+def live_fleet(kubeconfig: Path | None, operator_namespace: str) -> Fleet:
     """From the cluster that kubeconfig points at. Raises ``PlanError`` or ``LookError``.
 
     Also from one without memroute.
     """
     with working("looking at the cluster"):
-        seen = look(kubeconfig=kubeconfig, needs_memroute=False)
+        seen = look(
+            kubeconfig=kubeconfig, operator_namespace=operator_namespace, needs_memroute=False
+        )
     return _fleet(seen.picture, "the cluster", seen.notes)
 
 
@@ -97,3 +78,18 @@ def accelerators_of(inventory: Inventory) -> list[Accelerator]:
         msg = "no accelerator of the fleet is in the catalogue: name one with --accelerator"
         raise PlanError(msg)
     return list(found.values())
+
+
+def links_of(inventory: Inventory) -> dict[str, str]:
+    """What joins the devices of a node, by accelerator, where all nodes that have it agree."""
+    said: dict[str, set[str | None]] = {}
+    for node in inventory.nodes:
+        for device in node.devices:
+            accelerator = accelerator_for_product(device.product or "")
+            if accelerator is not None:
+                said.setdefault(accelerator.name, set()).add(node.link)
+    return {
+        name: link
+        for name, links in said.items()
+        if len(links) == 1 and (link := next(iter(links))) is not None
+    }

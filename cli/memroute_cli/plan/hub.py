@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from memroute.errors import MemrouteError, UnknownArchitectureError
@@ -56,6 +57,20 @@ def model_from_hub(text: str, checkpoint_bytes: int | None, options: HubOptions)
         config=dict(found.config),
         file=found.file,
     )
+
+
+def check_options(endpoint: str | None, token_file: Path | None) -> None:
+    """What was typed of a hub, also where nobody is asked in the end. Raises ``PlanError``."""
+    try:
+        checked_endpoint(endpoint)
+        if token_file is not None:
+            Token(file=token_file).read()
+    except SettingsError as error:
+        msg = f"--hub-endpoint: {error}"
+        raise PlanError(msg) from error
+    except HubError as error:
+        msg = f"--hub-token-file: {error.message}"
+        raise PlanError(msg) from error
 
 
 def _settings(options: HubOptions) -> HubSettings:

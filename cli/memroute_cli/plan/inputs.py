@@ -1,18 +1,19 @@
 """What a person typed, as questions and accelerators; a clear sentence for what makes no sense."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
+from memroute.bandwidth import is_link, link_names
 from memroute.catalog import ACCELERATORS, Accelerator, accelerator_by_name
+from memroute.closeness import did_you_mean
 from memroute.footprint import EngineType, KVCacheDtype, Quantization
 from memroute.footprint.calibration import StartLog, read_start_log
 from memroute.sizing import Question
 from memroute_cli.plan.asked import Asked
 from memroute_cli.plan.files import PlanError
 from memroute_cli.plan.models import NamedModel
-from memroute_cli.terminal.words import did_you_mean
 
 DEFAULT_ACCELERATORS = ("L4", "L40S", "A100-80", "H100", "H200", "B200")
 
@@ -75,8 +76,30 @@ def check_prices(prices: dict[str, float], accelerators: Sequence[Accelerator]) 
         raise PlanError(msg)
 
 
-def read_question(model: NamedModel, asked: Asked) -> Question:
-    """A question from what was typed. Raises ``PlanError``."""
+def read_links(text: str | None, accelerators: Sequence[Accelerator]) -> dict[str, str]:
+    """What joins the devices of a node, by accelerator; empty where nobody typed it.
+
+    Raises ``PlanError`` for what is neither a name nor a measurement.
+    """
+    if text is None:
+        return {}
+    if not is_link(text):
+        hint = did_you_mean(text, link_names())
+        msg = (
+            f"--link {text}: one of {', '.join(link_names())}, or what was measured, such as "
+            f"17.4us-15GBps{hint}"
+        )
+        raise PlanError(msg)
+    return {one.name: text for one in accelerators}
+
+
+def read_question(
+    model: NamedModel, asked: Asked, links: Mapping[str, str] | None = None
+) -> Question:
+    """A question from what was typed; ``links``: what joins the devices, by accelerator.
+
+    Raises ``PlanError``.
+    """
     longest = model.architecture.max_context_tokens
     prompt, answer = asked.prompt_tokens, asked.output_tokens
     context = asked.context_tokens
@@ -90,7 +113,9 @@ def read_question(model: NamedModel, asked: Asked) -> Question:
             msg = f"{name} must be at least 1, got {value}"
             raise PlanError(msg)
     if longest is not None and context > longest:
-        msg = f"--context {context}: {model.name} was made for at most {longest} tokens"
+        note = model.architecture.context_note
+        how = f" ({note})" if note else ""
+        msg = f"--context {context}: {model.name} was made for at most {longest} tokens{how}"
         raise PlanError(msg)
     if prompt + answer > context:
         may_rise = longest is None or prompt + answer <= longest
@@ -113,6 +138,7 @@ def read_question(model: NamedModel, asked: Asked) -> Question:
         or KVCacheDtype.AUTO,
         tensor_parallel_size=_size(asked.tensor_parallel),
         engine=EngineType.VLLM if model.file is None else EngineType.LLAMA_CPP,
+        links=links or {},
         start_log=log,
     )
 

@@ -9,16 +9,25 @@ owner/name@revision, any other owner/name  the hub, or what is cached of it
 A revision is never answered from the catalogue: that knows one version of each model.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from memroute.catalog import MODELS, architecture_for_model
+from memroute.closeness import did_you_mean
 from memroute.errors import MemrouteError, UnknownModelError
 from memroute.footprint import ModelArchitecture
 from memroute.footprint.architecture import architecture_from_json
-from memroute_cli.plan.files import PlanError, read_checkpoint_bytes, read_document
-from memroute_cli.terminal.words import did_you_mean
+from memroute.footprint.weights.beside import with_quantization
+from memroute.units import format_gib
+from memroute_cli.plan.files import (
+    PlanError,
+    bytes_beside,
+    quantization_beside,
+    read_checkpoint_bytes,
+    read_document,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +70,7 @@ class NamedModel:
     """The GGUF file that it is: llama.cpp serves it, on one device."""
 
 
+CONFIG = "config.json"
 CATALOGUE = Facts(
     source="catalogue",
     sentence="the catalogue, as published; NAME@main asks the hub what it has now",
@@ -77,15 +87,9 @@ def read_model(name: str, checkpoint: str | None, hub: HubOptions | None = None)
     path = Path(name)
     try:
         if path.suffix == ".json" or path.is_file():
-            folder = path.resolve().parent.name
-            return NamedModel(
-                name=f"local/{folder if path.name == 'config.json' else path.stem}",
-                architecture=architecture_from_json(path.read_text(), size),
-                facts=Facts(source="file", sentence=str(path)),
-                config=read_document(path),
-            )
+            return _of_file(path, size)
         if path.is_dir():
-            return read_model(str(path / "config.json"), checkpoint)
+            return read_model(str(path / CONFIG), checkpoint)
         if hub is not None and hub.file is not None:
             # The catalogue knows what a model is made of, not what one file of it weighs.
             return _of_hub(name, size, hub)
@@ -103,6 +107,24 @@ def read_model(name: str, checkpoint: str | None, hub: HubOptions | None = None)
         raise PlanError(msg) from error
 
 
+def _of_file(path: Path, checkpoint_bytes: int | None) -> NamedModel:
+    """From a ``config.json``, with what lies beside it: its quantization, and its weights."""
+    config, folder = read_document(path), path.resolve().parent
+    name, sentence = path.stem, str(path)
+    if path.name == CONFIG:
+        name = folder.name
+        beside = quantization_beside(folder)
+        config = with_quantization(config, beside)
+        if checkpoint_bytes is None and (checkpoint_bytes := bytes_beside(folder)) is not None:
+            sentence += f"; {format_gib(checkpoint_bytes)} of weights by the files beside it"
+    return NamedModel(
+        name=f"local/{name}",
+        architecture=architecture_from_json(json.dumps(config), checkpoint_bytes),
+        facts=Facts(source="file", sentence=sentence),
+        config=config,
+    )
+
+
 def _of_hub(name: str, checkpoint_bytes: int | None, hub: HubOptions) -> NamedModel:
     # A quarter of a second that only a question to a hub pays.
     from memroute_cli.plan.hub import model_from_hub  # noqa: PLC0415
@@ -115,7 +137,7 @@ def close_names(name: str) -> str:
     repository, at, _ = name.partition("@")
     if at and repository.casefold() in {known.casefold() for known in MODELS}:
         return f"; the catalogue has it as it was published: plan {repository} without a revision"
-    return did_you_mean(repository, MODELS)
+    return did_you_mean(repository, (known for known in MODELS if known != repository))
 
 
 def as_published(name: str) -> str:

@@ -1,6 +1,6 @@
 """A plan on a real fleet: the nodes are read once, and all models are placed on what is free."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import RenderableType
@@ -18,20 +18,24 @@ class FleetPlan:
 
     def __init__(self, asked: Asked) -> None:
         """Reads the fleet. Raises ``PlanError`` or ``LookError``."""
-        if asked.inventory is not None and asked.is_on_cluster:
+        if asked.inventory and asked.is_on_cluster:
             msg = "--inventory and --cluster exclude each other"
             raise PlanError(msg)
         self._is_wide = asked.is_wide
         self._fleet = (
-            fleet.live_fleet(asked.kubeconfig)
-            if asked.inventory is None
-            else fleet.saved_fleet(asked.inventory)
+            fleet.saved_fleet(asked.inventory)
+            if asked.inventory
+            else fleet.live_fleet(asked.kubeconfig, asked.operator_namespace)
         )
         self._now = Now(source=self._fleet.source, notes=(), models=())
 
     def accelerators(self, asked: Asked) -> list[Accelerator]:
         """Those of the fleet, where nobody named any."""
         return [] if asked.accelerators else fleet.accelerators_of(self._fleet.inventory)
+
+    def links(self) -> Mapping[str, str]:
+        """What the fleet's nodes say joins their devices."""
+        return fleet.links_of(self._fleet.inventory)
 
     def fits(self, answers: list[Answers], *, on_paper: bool) -> bool:
         """Place them; whether each has a place."""

@@ -1,7 +1,7 @@
 """The work of ``memroute plan``: questions in, a table, a document or a manifest out."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,9 +10,10 @@ from rich.console import RenderableType
 
 from memroute.catalog import Accelerator
 from memroute.sizing import NoOption, Option, Question, answer, options_for
-from memroute_cli.plan import inputs, report
+from memroute_cli.plan import host_memory, inputs, report
 from memroute_cli.plan.asked import Asked
 from memroute_cli.plan.files import PlanError
+from memroute_cli.plan.host_memory import HostAnswers, HostQuestion, read_host_question
 from memroute_cli.plan.models import HubOptions, NamedModel, read_model
 from memroute_cli.plan.plot import check_plot, draw
 from memroute_cli.terminal.console import open_console
@@ -23,24 +24,34 @@ def run(asked: Asked) -> bool:
     """Answer; whether each model has a place. Raises ``UserError``."""
     names = _names(asked.models)
     check_plot(asked.plot)
-    if asked.inventory is not None or asked.is_on_cluster:
+    if asked.hub_endpoint is not None or asked.hub_token_file is not None:
+        # A quarter of a second that only who names a hub pays.
+        from memroute_cli.plan.hub import check_options  # noqa: PLC0415
+
+        check_options(asked.hub_endpoint, asked.hub_token_file)
+    if asked.inventory or asked.is_on_cluster:
         # A second (the operator's planner) that a plan by the catalogue does not need.
         from memroute_cli.plan.on_fleet import FleetPlan  # noqa: PLC0415
 
         fleet_plan: Placing = FleetPlan(asked)
     else:
         fleet_plan = NoFleet()
+    host = read_host_question(asked)
     accelerators = fleet_plan.accelerators(asked) or inputs.read_accelerators(asked.accelerators)
     prices = inputs.read_prices(asked.prices)
     inputs.check_prices(prices, accelerators)
-    answers = [_answers(name, asked, accelerators) for name in names]
+    links = inputs.read_links(asked.link, accelerators) or fleet_plan.links()
+    answers = [_answers(name, asked, accelerators, links) for name in names]
+    hosts = [_host_answers(host, one, prices) for one in answers]
     fits = all(one.best(prices) is not None for one in answers)
     fits = fleet_plan.fits(answers, on_paper=fits)
     if asked.wants_manifest:
         _print_manifests(answers, prices, asked.output)
     elif asked.output is not Output.TABLE:
         documents = [
-            report.document(one, prices) | fleet_plan.document(number)
+            report.document(one, prices)
+            | _host_document(hosts[number])
+            | fleet_plan.document(number)
             for number, one in enumerate(answers)
         ]
         write({"plans": documents}, asked.output)
@@ -48,10 +59,10 @@ def run(asked: Asked) -> bool:
         console = open_console(is_wide=asked.is_wide)
         for number, one in enumerate(answers):
             report.print_answers(console, one, prices, is_wide=asked.is_wide)
-            for line in fleet_plan.told(number):
+            for line in (*_told_of_host(hosts[number], one, prices), *fleet_plan.told(number)):
                 console.print(line)
     if asked.plot is not None:
-        _draw(asked.plot, answers, prices, says=asked.output is Output.TABLE)
+        _draw(asked.plot, answers, hosts[0], prices, says=asked.output is Output.TABLE)
     return fits
 
 
@@ -60,6 +71,9 @@ class Placing(Protocol):
 
     def accelerators(self, asked: Asked) -> list[Accelerator]:
         """What the plan is about, where nobody named any; empty for the usual."""
+
+    def links(self) -> Mapping[str, str]:
+        """What joins the devices of a node, by accelerator, where its nodes agree."""
 
     def fits(self, answers: list[report.Answers], *, on_paper: bool) -> bool:
         """Place them; whether each has a place. Called once, before the others below."""
@@ -77,6 +91,9 @@ class NoFleet:
     def accelerators(self, asked: Asked) -> list[Accelerator]:
         return []
 
+    def links(self) -> Mapping[str, str]:
+        return {}
+
     def fits(self, answers: list[report.Answers], *, on_paper: bool) -> bool:
         return on_paper
 
@@ -87,7 +104,9 @@ class NoFleet:
         return ()
 
 
-def _answers(name: str, asked: Asked, accelerators: list[Accelerator]) -> report.Answers:
+def _answers(
+    name: str, asked: Asked, accelerators: list[Accelerator], links: Mapping[str, str]
+) -> report.Answers:
     hub = HubOptions(
         endpoint=asked.hub_endpoint,
         token_file=asked.hub_token_file,
@@ -95,9 +114,11 @@ def _answers(name: str, asked: Asked, accelerators: list[Accelerator]) -> report
         file=asked.file,
     )
     model = read_model(name, asked.checkpoint, hub)
-    question = inputs.read_question(model, asked)
+    question = inputs.read_question(model, asked, links)
     found = _found(model, question, accelerators, every=asked.shows_every)
-    return report.Answers(model=model, question=question, found=found)
+    return report.Answers(
+        model=model, question=question, found=found, num_per_card=asked.num_per_card
+    )
 
 
 def _found(
@@ -169,8 +190,34 @@ def _manifest_text(
     return comments + yaml.safe_dump(manifest, sort_keys=False)
 
 
+def _host_answers(
+    host: HostQuestion | None, answers: report.Answers, prices: dict[str, float]
+) -> HostAnswers | None:
+    """What the host buys for the best option; None where nobody asked or nothing fits."""
+    best = answers.best(prices)
+    if host is None or best is None:
+        return None
+    return host_memory.host_answers(host, answers.question, best, prices.get(best.accelerator.name))
+
+
+def _host_document(host: HostAnswers | None) -> dict[str, Any]:
+    return {} if host is None else {"hostMemory": host_memory.document(host)}
+
+
+def _told_of_host(
+    host: HostAnswers | None, answers: report.Answers, prices: dict[str, float]
+) -> Iterable[RenderableType]:
+    best = answers.best(prices)
+    return () if host is None or best is None else host_memory.told(host, best)
+
+
 def _draw(
-    path: Path, answers: list[report.Answers], prices: dict[str, float], *, says: bool
+    path: Path,
+    answers: list[report.Answers],
+    host: HostAnswers | None,
+    prices: dict[str, float],
+    *,
+    says: bool,
 ) -> None:
     first = answers[0]
     best = first.best(prices)
@@ -178,7 +225,10 @@ def _draw(
         msg = f"--plot: {first.model.name} fits nowhere, so there is nothing to draw"
         raise PlanError(msg)
     try:
-        draw(first.model.name, best, path)
+        if host is None:
+            draw(first.model.name, best, path)
+        else:
+            host_memory.draw(first.model.name, best, host, path)
     except OSError as error:
         msg = f"--plot {path}: {error.strerror or error}"
         raise PlanError(msg) from error

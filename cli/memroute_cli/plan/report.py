@@ -9,8 +9,11 @@ from rich.text import Text
 
 from memroute.footprint import Quantization
 from memroute.footprint.architecture import KNOWN_FAMILIES
+from memroute.footprint.weights import stored_formats
 from memroute.sizing import NoOption, Option, Question
 from memroute.units import format_gib
+from memroute_cli.plan import sharing
+from memroute_cli.plan.links import link_notes
 from memroute_cli.plan.models import NamedModel
 from memroute_cli.plan.targets import reachable_targets
 from memroute_cli.terminal.table import Column, Table
@@ -22,9 +25,9 @@ MIN_NAME = 8
 # GiB are of each device. AS: devices of one replica, and how its layers are stored.
 NAMES = (
     "ACCELERATOR", "FITS", "AS", "NEEDED", "KV TOKENS", "USERS", "TOKENS/S", "TTFT", "PER 1M",
-    "ALONE", "BOUND", "EXPECTED", "WEIGHTS", "LEFT FOR KV",
+    "ALONE", "BOUND", "READS", "EXPECTED", "WEIGHTS", "LEFT FOR KV",
 )  # fmt: skip
-WIDE_NAMES = frozenset({"ALONE", "BOUND", "EXPECTED", "WEIGHTS", "LEFT FOR KV"})
+WIDE_NAMES = frozenset({"ALONE", "BOUND", "READS", "EXPECTED", "WEIGHTS", "LEFT FOR KV"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,8 @@ class Answers:
 
     model: NamedModel
     question: Question
+    num_per_card: int = 1
+    """Replicas that are to share each card."""
     found: tuple[Option | NoOption, ...]
 
     def best(self, prices: dict[str, float]) -> Option | None:
@@ -81,6 +86,10 @@ def print_answers(
     best = answers.best(prices)
     if best is not None:
         console.print(_sentence(best))
+        shares = sharing.shares_of(best, question, answers.num_per_card)
+        if shares:
+            console.print(_sharing_words(best, answers.num_per_card))
+            console.print(sharing.table(shares))
         for sentence in (*caveats(answers.model, best), *target_sentences(best)):
             console.print(Text(sentence))
 
@@ -121,9 +130,22 @@ def _cells(option: Option, prices: dict[str, float]) -> tuple[str, ...]:
         UNKNOWN if cost is None else f"{cost:.2f}",
         UNKNOWN if rate is None else f"{rate.tpot_alone_seconds * 1e3:.0f} ms",
         UNKNOWN if rate is None else rate.bound.value,
+        UNKNOWN if rate is None else f"{rate.read_bytes_per_second / 1e9:,.0f} GB/s",
         format_gib(footprint.total.expected),
         format_gib(footprint.weights.expected),
         format_gib(option.pool_bytes),
+    )
+
+
+def _sharing_words(best: Option, number: int) -> Text:
+    room = number * best.footprint.total_bytes
+    usable = best.accelerator.usable_bytes
+    fits = "" if room <= usable else (
+        f" (they do not fit: {format_gib(room)} of {format_gib(usable)})"
+    )  # fmt: skip
+    return Text(
+        f"{number} of them on one {best.accelerator.name}{fits}, of the tokens/s of one engine "
+        "with all those requests, and of what each makes alone with its part of them:"
     )
 
 
@@ -148,7 +170,11 @@ def caveats(model: NamedModel, option: Option) -> list[str]:
     Engines make fp8 of 16-bit weights while they load them, and nothing else.
     """
     wanted = option.shape.quantization
-    is_made_so = bool(model.architecture.quantization_config)
+    architecture = model.architecture
+    is_made_so = bool(architecture.quantization_config)
+    if option.footprint.weights_estimate.has_formula:
+        # A configuration may quantize nothing but the cache.
+        is_made_so = stored_formats(architecture).is_quantized
     if wanted in MADE_WHILE_LOADING or is_made_so:
         return []
     sentence = (
@@ -182,16 +208,23 @@ def _notes(answers: Answers) -> list[str]:
             f"The family {architecture.family!r} is not known: weights are the bytes "
             "of its checkpoint, and its cache is bounded by full attention on every layer."
         )
-    if any(not option.footprint.weights_estimate.is_vision_exact for option in options):
+    estimates = [option.footprint.weights_estimate for option in options]
+    notes += dict.fromkeys(one.note for one in estimates if one.note)
+    if any(not one.is_vision_exact and not one.note for one in estimates):
         notes.append(
             "The vision tower is sized by its shape (within 15 %): --checkpoint makes it exact."
         )
+    cached = {option.shape.cache_dtype for option in options if option.shape.is_cache_published}
+    notes += [
+        f"Its checkpoint comes with a KV cache of {one}, which vLLM follows." for one in cached
+    ]
     if any(not option.accelerator.is_usable_measured for option in options):
         names = {o.accelerator.name for o in options if not o.accelerator.is_usable_measured}
         notes.append(
             f"No public log says what {', '.join(sorted(names))} leaves to processes; "
             "0.75 GiB are taken off."
         )
+    notes += link_notes(options)
     errors = {
         option.accelerator.name: option.throughput.error_ratio
         for option in options
@@ -216,7 +249,11 @@ def document(answers: Answers, prices: dict[str, float]) -> dict[str, Any]:
         "model": answers.model.name,
         "facts": {"source": answers.model.facts.source, **dict(answers.model.facts.details)},
         "isExact": answers.model.architecture.is_exact,
+        "notes": _notes(answers),
         "options": [_option_document(found, prices) for found in answers.found],
+        "sharing": []
+        if best is None
+        else sharing.document(sharing.shares_of(best, answers.question, answers.num_per_card)),
         "caveats": [] if best is None else caveats(answers.model, best),
         "modelDeployment": None if best is None else model_deployment(answers.model, best),
     }
@@ -238,6 +275,10 @@ def _option_document(found: Option | NoOption, prices: dict[str, float]) -> dict
         "devices": found.num_devices,
         "precision": found.precision,
         "weightsBytes": footprint.weights.expected,
+        "weightsSource": footprint.weights_estimate.source.value,
+        "visionBytes": footprint.weights_estimate.vision_bytes,
+        "isVisionExact": footprint.weights_estimate.is_vision_exact,
+        "kvCacheDtype": found.shape.cache_dtype.value,
         "neededBytes": {
             "low": footprint.total.low,
             "expected": footprint.total.expected,
@@ -249,6 +290,14 @@ def _option_document(found: Option | NoOption, prices: dict[str, float]) -> dict
         "longestContextTokens": found.longest_context_tokens,
         "tokensPerSecond": None if rate is None else rate.tokens_per_second,
         "stepSeconds": None if rate is None else rate.step_seconds,
+        "readBytesPerSecond": None if rate is None else rate.read_bytes_per_second,
+        "stepSecondsRange": None if rate is None else list(rate.step_seconds_range),
+        "link": None
+        if rate is None or rate.link is None
+        else {
+            "name": rate.link.name,
+            "source": rate.link.source.value,
+        },
         "rateErrorRatio": None if rate is None else rate.error_ratio,
         "tpotAloneSeconds": None if rate is None else rate.tpot_alone_seconds,
         "tpotTargetSeconds": None if targets is None else targets.tpot,

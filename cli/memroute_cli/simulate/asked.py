@@ -15,6 +15,9 @@ class Asked:
     accelerators: tuple[str, ...]
     replicas: int
     tensor_parallel: int
+    link: str | None
+    replicas_per_card: int
+    sharing: str
     quantization: str
     kv_cache_dtype: str
     context_tokens: int | None
@@ -32,3 +35,5 @@ class Asked:
     output: Output
     is_wide: bool
     plot: Path | None
+    host_memory: str | None = None
+    host_link: str | None = None

@@ -46,6 +46,27 @@ def simulate(
     tensor_parallel: Annotated[
         int, typer.Option(parser=whole(), metavar="N", help="Devices per replica.")
     ] = 1,
+    link: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What joins the devices of a node: pcie5-peer, pcie5-slow, pcie4-peer, "
+            "pcie4-slow, host (no peer access), nvlink3, nvlink4, nvlink5, or a measurement "
+            "(17.4us-15GBps). Default: the card's NVLink, else the "
+            "slower of what was measured.",
+            show_default=False,
+        ),
+    ] = None,
+    per_card: Annotated[
+        int,
+        typer.Option(
+            parser=whole(), metavar="N", help="Replicas that share each card, in equal parts."
+        ),
+    ] = 1,
+    sharing: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="How they do: time-slices, or fractions (MPS)."),
+    ] = "time-slices",
     quantization: Annotated[str, typer.Option(metavar="NAME", help="none, fp8, awq, …")] = "none",
     kv_cache_dtype: Annotated[str, typer.Option(metavar="NAME", help="auto or fp8, …")] = "auto",
     context: Annotated[
@@ -54,6 +75,21 @@ def simulate(
             parser=tokens,
             metavar="TOKENS",
             help="Longest sequence: 16384, 32k. Default: 16384, or what the model allows.",
+        ),
+    ] = None,
+    host_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="KV cache on the host of each engine: 64GiB (vLLM's --kv-offloading-size).",
+        ),
+    ] = None,
+    host_link: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --host-memory, how a device reaches it: pcie3, pcie4, pcie5 or c2c. "
+            "Default: the accelerator's.",
         ),
     ] = None,
     engine: Annotated[
@@ -143,11 +179,14 @@ def simulate(
         run(
             Asked(
                 model=model, file=file, accelerators=tuple(comma_list(accelerator)),
-                replicas=replicas, tensor_parallel=tensor_parallel, quantization=quantization,
+                replicas=replicas, tensor_parallel=tensor_parallel, link=link,
+                replicas_per_card=per_card, sharing=sharing,
+                quantization=quantization,
                 kv_cache_dtype=kv_cache_dtype, context_tokens=context, engine=engine,
                 workload=workload, num_requests=requests, rate_per_second=rate,
                 policies=tuple(comma_list(policy)), num_routers=routers, scrape_seconds=scrape,
                 ttft_seconds=ttft, tpot_seconds=tpot, objective=objective, seed=seed,
-                output=output, is_wide=wide, plot=plot,
+                output=output, is_wide=wide, plot=plot, host_memory=host_memory,
+                host_link=host_link,
             )
         )  # fmt: skip

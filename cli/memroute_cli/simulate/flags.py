@@ -12,7 +12,8 @@ IN_FLAGS = Words(
     scrape="--scrape", replicas="--replicas", context="--context", engine="--engine",
     quantization="--quantization", kv_cache_dtype="--kv-cache-dtype",
     tensor_parallel="--tensor-parallel", policy="--policy", objective="--objective",
-    workload="--workload",
+    workload="--workload", per_card="--per-card", sharing="--sharing",
+    host_memory="--host-memory", host_link="--host-link",
 )  # fmt: skip
 # Long enough for chats with documents; most models were made for more. Chosen by hand.
 USUAL_CONTEXT_TOKENS = 16_384
@@ -21,19 +22,22 @@ PICTURES = (".png", ".svg", ".pdf")
 
 def document_of(asked: Asked) -> dict[str, Any]:
     """The scenario that was typed. Raises ``ScenarioError``."""
-    if asked.model is None:
+    if not asked.model:
         msg = "name a MODEL (memroute plan --list shows some), or a scenario with --file"
         raise ScenarioError(msg)
     rate = {} if asked.rate_per_second is None else {"rate": asked.rate_per_second}
     engine = {
         "model": asked.model, "replicas": asked.replicas, "kind": asked.engine,
         "tensorParallelSize": asked.tensor_parallel, "quantization": asked.quantization,
-        "kvCacheDtype": asked.kv_cache_dtype,
+        "kvCacheDtype": asked.kv_cache_dtype, "link": asked.link,
         "maxContextTokens": _context_tokens(asked.model, asked.context_tokens),
+        "hostMemory": asked.host_memory, "hostLink": asked.host_link,
     }  # fmt: skip
     return {
         "workload": {"name": asked.workload, "requests": asked.num_requests} | rate,
         "policies": list(asked.policies) or ["memroute"],
+        "perCard": asked.replicas_per_card,
+        "sharing": asked.sharing,
         "routers": asked.num_routers,
         "scrape": asked.scrape_seconds,
         "target": {"ttft": asked.ttft_seconds, "tpot": asked.tpot_seconds},

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from memroute.sizing.sharing import card_shares
 from memroute_cli.simulate.scenario import Scenario
 from memroute_cli.terminal.table import Column, Table
 from memroute_simulator.virtual.cluster import FleetSample
@@ -43,6 +44,7 @@ def tables(
     )
     yield ""
     yield _fleets(checked, is_wide=is_wide)
+    yield from _shared(checked)
     yield from _unmet(checked)
     yield ""
     yield (
@@ -142,6 +144,32 @@ def _fleets(checked: Scenario, *, is_wide: bool) -> Table:
     return Table(columns, tuple(rows), is_wide)
 
 
+def _shared(checked: Scenario) -> Iterator[str]:
+    """What replicas keep that share cards, with requests as long as the workload's on average."""
+    number = checked.replicas_per_card
+    requests = [one for session in checked.workload.sessions for one in session.requests]
+    if number < 2 or not requests:  # noqa: PLR2004 - one shares nothing
+        return
+    for name, engines in checked.fleets.items():
+        for spec, _ in engines:
+            shares = card_shares(
+                spec.step_time,
+                num_engines=number,
+                prompt_tokens=max(1, sum(r.num_prompt_tokens for r in requests) // len(requests)),
+                output_tokens=max(1, sum(r.num_output_tokens for r in requests) // len(requests)),
+                max_num_batched_tokens=spec.max_num_batched_tokens,
+            )
+            kept = ", ".join(
+                f"{share.kept_ratio:.0%} at {share.requests_per_card}"
+                for share in shares
+                if share.mechanism is checked.sharing
+            )
+            yield (
+                f"{name}: {number} replicas share each card ({checked.sharing.value}); while all "
+                f"have work they make of one engine's tokens/s: {kept} requests per card"
+            )
+
+
 def _unmet(checked: Scenario) -> Iterator[str]:
     """Fleets that are slower than the targets, whatever a router does: so that nobody wonders."""
     for name, engines in checked.fleets.items():
@@ -170,6 +198,8 @@ def as_document(checked: Scenario, results: Sequence[Result]) -> dict[str, Any]:
         },
         "target": asdict(checked.target),
         "seed": checked.seed,
+        "replicas_per_card": checked.replicas_per_card,
+        "sharing": checked.sharing.value,
         "fleets": {
             name: [
                 {
@@ -180,6 +210,8 @@ def as_document(checked: Scenario, results: Sequence[Result]) -> dict[str, Any]:
                     "tpot_alone_seconds": spec.step_time.decode_seconds(1, ALONE_TOKENS),
                     "step_time_error_ratio": spec.step_time.error_ratio,
                     "step_time_source": spec.step_time.source,
+                    "link": spec.step_time.link.name,
+                    "link_source": spec.step_time.link.source.value,
                 }
                 for spec, count in engines
             ]

@@ -7,6 +7,8 @@ The targets are the SLO that runs are judged by, and the ``ttftTargetMillisecond
 workload: {name: azure-conv, requests: 4000, rate: 40}   # or a trace file
 target: {ttft: 1.0, tpot: 0.05}
 objective: requests              # or tokens, sizes: who is late when not all can be in time
+perCard: 1                       # replicas that share each card: parts of its memory and time
+sharing: time-slices             # how they do: or fractions (MPS)
 routers: 2
 scrape: 1.0
 policies: [memroute, least-request]
@@ -21,6 +23,7 @@ events:
 ```
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -29,16 +32,19 @@ from typing import Any, TypeVar
 
 import yaml
 
+from memroute.bandwidth import SharingMechanism, link_of
 from memroute.catalog import ACCELERATORS, accelerator_by_name
+from memroute.closeness import did_you_mean
 from memroute.errors import MemrouteError
 from memroute.footprint import KVCacheDtype, Parallelism, Quantization
 from memroute.footprint.kv_cache import NUM_NULL_BLOCKS
+from memroute.hierarchy import HOST_LINKS, HostLink, host_link_by_name
 from memroute.traffic.admission import AdmissionSettings, OverloadObjective
 from memroute.traffic.dispatch import DispatchSettings
 from memroute_cli.plan.files import PlanError
 from memroute_cli.plan.models import NamedModel, read_model
 from memroute_cli.terminal.errors import UserError
-from memroute_cli.terminal.words import did_you_mean
+from memroute_cli.terminal.quantities import bytes_of
 from memroute_simulator.engine.model import SchedulingPolicy
 from memroute_simulator.engine.spec import EngineKind, EngineSpec
 from memroute_simulator.virtual.cluster import Fleet, FleetChange, FleetEvent
@@ -78,6 +84,10 @@ class Words:
     policy: str = "policies"
     objective: str = "objective"
     workload: str = "workload"
+    per_card: str = "perCard"
+    sharing: str = "sharing"
+    host_memory: str = "hostMemory"
+    host_link: str = "hostLink"
 
 
 IN_FILE = Words()
@@ -92,6 +102,8 @@ class Scenario:
     workload: Workload
     target: LatencyTarget
     events: tuple[FleetEvent, ...]
+    replicas_per_card: int
+    sharing: SharingMechanism
     num_routers: int
     router: RouterSettings
     timeout_seconds: float | None
@@ -105,6 +117,8 @@ class Scenario:
                 policy,
                 Fleet(
                     engines=engines,
+                    replicas_per_card=self.replicas_per_card,
+                    sharing=self.sharing,
                     policy=policy,
                     num_routers=self.num_routers,
                     router=self.router,
@@ -118,13 +132,13 @@ class Scenario:
 
 _TOP = {
     "workload", "target", "objective", "routers", "scrape", "policies", "fleets", "events",
-    "timeout", "seed",
+    "timeout", "seed", "perCard", "sharing",
 }  # fmt: skip
 _ENGINE = {
     "model", "accelerator", "replicas", "kind", "quantization", "kvCacheDtype",
     "tensorParallelSize", "dataParallelSize", "maxNumSeqs", "maxNumBatchedTokens",
     "maxContextTokens", "utilization", "kvCacheTokens", "prefixCaching", "scheduling",
-    "watermark", "maxAdapters",
+    "watermark", "maxAdapters", "link", "expertParallel", "hostMemory", "hostLink",
 }  # fmt: skip
 
 
@@ -136,7 +150,7 @@ def read_scenario(path: Path) -> dict[str, Any]:
         msg = f"cannot read {path}: {error.strerror}"
         raise ScenarioError(msg) from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        msg = f"{path} is no YAML: {error}"
+        msg = f"{path} is no YAML: {' '.join(str(error).split())}"
         raise ScenarioError(msg) from None
     if not isinstance(document, dict):
         msg = f"{path} is not a YAML mapping"
@@ -152,7 +166,10 @@ def scenario(document: Mapping[str, Any], words: Words = IN_FILE) -> Scenario:
         msg = "the scenario names no fleets"
         raise ScenarioError(msg)
     seed = int(document.get("seed", 0))
-    engines = {str(name): _engines(str(name), rows, words) for name, rows in fleets.items()}
+    per_card = int(_positive(document.get("perCard", 1), words.per_card))
+    engines = {
+        str(name): _engines(str(name), rows, words, per_card) for name, rows in fleets.items()
+    }
     policies = tuple(document.get("policies") or ("memroute",))
     for policy in policies:
         if policy not in POLICIES:
@@ -166,6 +183,10 @@ def scenario(document: Mapping[str, Any], words: Words = IN_FILE) -> Scenario:
         workload=_workload(document.get("workload") or {}, engines, seed, words),
         target=target,
         events=tuple(_event(row, engines) for row in document.get("events") or ()),
+        replicas_per_card=per_card,
+        sharing=_one_of(
+            SharingMechanism, document.get("sharing", SharingMechanism.TIME_SLICES), words.sharing
+        ),
         num_routers=int(_positive(document.get("routers", 1), words.routers)),
         router=RouterSettings(
             scrape_seconds=_positive(document.get("scrape", DEFAULT_SCRAPE_SECONDS), words.scrape),
@@ -211,22 +232,26 @@ def _positive(value: Any, name: str) -> float:
         number = float(value)
     except (TypeError, ValueError):
         number = 0.0
-    if number <= 0:
+    if not 0 < number < math.inf:
         msg = f"{name} must be a number above 0, not {value!r}"
         raise ScenarioError(msg)
     return number
 
 
-def _engines(name: str, rows: Any, words: Words) -> tuple[tuple[EngineSpec, int], ...]:
+def _engines(
+    name: str, rows: Any, words: Words, per_card: int
+) -> tuple[tuple[EngineSpec, int], ...]:
     if isinstance(rows, Mapping):
         rows = [rows]
     if not isinstance(rows, Sequence) or not rows or isinstance(rows, str):
         msg = f"fleet {name} is not a list of engines"
         raise ScenarioError(msg)
-    return tuple(_engine(name, row, words) for row in rows)
+    return tuple(_engine(name, row, words, per_card) for row in rows)
 
 
-def _engine(fleet: str, row: Mapping[str, Any], words: Words) -> tuple[EngineSpec, int]:
+def _engine(
+    fleet: str, row: Mapping[str, Any], words: Words, per_card: int
+) -> tuple[EngineSpec, int]:
     where = f"fleet {fleet}"
     _only_known(row, _ENGINE, where)
     if "model" not in row or "accelerator" not in row:
@@ -253,16 +278,24 @@ def _engine(fleet: str, row: Mapping[str, Any], words: Words) -> tuple[EngineSpe
                     _positive(row.get("tensorParallelSize", 1), words.tensor_parallel)
                 ),
                 data_parallel_size=int(row.get("dataParallelSize", 1)),
+                expert_parallel=bool(row.get("expertParallel", False)),
             ),
             max_num_seqs=int(row.get("maxNumSeqs", 256)),
             max_num_batched_tokens=int(row.get("maxNumBatchedTokens", 2048)),
             max_context_tokens=row.get("maxContextTokens"),
-            utilization_ratio=float(row.get("utilization", 0.92)),
+            # Engines that share a card have equal parts of its memory.
+            utilization_ratio=float(row.get("utilization", 0.92)) / per_card,
             caches_prefixes=bool(row.get("prefixCaching", True)),
             policy=SchedulingPolicy(row.get("scheduling", "fcfs")),
             watermark_ratio=float(row.get("watermark", 0.0)),
             max_adapters=row.get("maxAdapters"),
+            link=row.get("link"),
+            host_kv_bytes=_host_bytes(row.get("hostMemory"), words),
+            host_link=_host_link(row.get("hostLink"), words),
         )
+        link_of(spec.link, accelerator)
+        # Refused here rather than in the middle of a run.
+        _ = spec.host_limits
         _check_context(model, spec, words)
         tokens = row.get("kvCacheTokens")
         if tokens is not None:
@@ -279,6 +312,28 @@ def _engine(fleet: str, row: Mapping[str, Any], words: Words) -> tuple[EngineSpe
         )
         raise ScenarioError(msg)
     return spec, int(_positive(row.get("replicas", 1), f"{where}: {words.replicas}"))
+
+
+def _host_bytes(value: Any, words: Words) -> int | None:
+    if value is None:
+        return None
+    size = bytes_of(str(value))
+    if not size:
+        msg = f"{words.host_memory} {value}: a size such as 64GiB"
+        raise ScenarioError(msg)
+    return size
+
+
+def _host_link(value: Any, words: Words) -> HostLink | None:
+    if value is None:
+        return None
+    link = host_link_by_name(str(value))
+    if link is None:
+        names = [one.name for one in HOST_LINKS]
+        hint = did_you_mean(str(value), names)
+        msg = f"{words.host_link} {value}: one of {', '.join(names)}{hint}"
+        raise ScenarioError(msg)
+    return link
 
 
 Word = TypeVar("Word", bound=StrEnum)

@@ -1,6 +1,7 @@
 """A group whose commands are imported when they are called, and not for ``--help``."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ from typer._click.exceptions import NoSuchOption, UsageError
 from typer._click.shell_completion import CompletionItem
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
-from memroute_cli.terminal.words import did_you_mean
+from memroute.closeness import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,11 @@ class LazyGroup(TyperGroup):
     """The root. A subclass says which commands there are."""
 
     lazy: ClassVar[Mapping[str, LazyCommand]] = {}
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Ends with status 2 and the closest name for an option that there is not."""
+        with told_options(self, ctx):
+            return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Their names, as they are listed."""
@@ -66,13 +72,8 @@ class OwnCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Ends with status 2 and the closest name for an option that there is not."""
-        try:
+        with told_options(self, ctx):
             return super().parse_args(ctx, args)
-        except NoSuchOption as error:
-            names = [name for parameter in self.params for name in parameter.opts]
-            close = did_you_mean(error.option_name, (n for n in names if n.startswith("--")))
-            msg = f"no option {error.option_name}{close}"
-            raise UsageError(msg, ctx=ctx) from error
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Arguments and options, without Python's names of their types."""
@@ -86,6 +87,18 @@ class OwnCommand(TyperCommand):
             if rows:
                 with formatter.section(title):
                     formatter.write_dl(rows)
+
+
+@contextmanager
+def told_options(command: Any, ctx: Any) -> Iterator[None]:
+    """An option that there is not ends with the closest one that there is."""
+    try:
+        yield
+    except NoSuchOption as error:
+        names = [name for parameter in command.get_params(ctx) for name in parameter.opts]
+        close = did_you_mean(error.option_name, (n for n in names if n.startswith("--")))
+        msg = f"no option {error.option_name}{close}"
+        raise UsageError(msg, ctx=ctx) from error
 
 
 def load(name: str, where: LazyCommand) -> Any:

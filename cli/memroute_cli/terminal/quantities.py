@@ -7,6 +7,7 @@ seconds  0.5, 500ms, 2s, 1m, 1h
 ```
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable
 from enum import StrEnum
@@ -14,12 +15,15 @@ from typing import TypeVar
 
 import typer
 
-from memroute_cli.terminal.words import did_you_mean
+from memroute.closeness import did_you_mean
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
 _TOKENS = {"": 1, "k": 1000, "K": 1024, "m": 1000**2, "M": 1024**2, "g": 1000**3, "G": 1024**3}
 _SECONDS = {"": 1.0, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+# Of what is counted, no number is larger: what a double tells apart. It keeps a slip of the
+# keyboard (1e99) from being computed with.
+MAX_COUNT = 2**53
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _WRITTEN = re.compile(r"\s*([+-]?(?:\d[\d_,]*(?:\.\d+)?|\.\d+)(?:e[+-]?\d+)?)\s*([A-Za-z]*)\s*")
 _BYTES = re.compile(r"([kmgt]?)(i?)b?", re.IGNORECASE)
@@ -33,6 +37,8 @@ def tokens(text: str | int) -> int:
     value = number * _TOKENS[unit] if unit in _TOKENS else None
     if value is None or value != int(value):
         _refuse(text, "tokens", "32768, 32k (thousands), 32K (1,024s) or 1M")
+    if abs(value or 0) > MAX_COUNT:
+        _refuse(text, "tokens that anybody has", "32768, 32k or 1M")
     return int(value or 0)
 
 
@@ -47,7 +53,10 @@ def seconds(text: str | float) -> float:
 
 
 def whole(least: int | None = None) -> Callable[[str | int], int]:
-    """A reader of whole numbers, of at least that much. It raises ``typer.BadParameter``."""
+    """A reader of whole numbers (``2000``, ``2k``), of at least that much.
+
+    It raises ``typer.BadParameter``.
+    """
 
     def read(text: str | int) -> int:
         value = _whole(text)
@@ -61,19 +70,25 @@ def whole(least: int | None = None) -> Callable[[str | int], int]:
 
 
 def _whole(text: str | int) -> int | None:
-    try:
-        return int(text)
-    except ValueError:
+    if isinstance(text, int):
+        return text
+    match = _WRITTEN.fullmatch(text)
+    if match is None or match[2] not in _TOKENS:
         return None
+    value = _number(match[1]) * _TOKENS[match[2]]
+    return int(value) if abs(value) <= MAX_COUNT and value == int(value) else None
 
 
 def number(text: str | float) -> float:
     """A number. Raises ``typer.BadParameter``."""
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
         msg = f"{text!r} is no number"
-        raise typer.BadParameter(msg) from None
+        raise typer.BadParameter(msg)
+    return value
 
 
 def one_of(kind: type[Choice]) -> Callable[[str], Choice]:
@@ -100,9 +115,17 @@ def bytes_of(text: str) -> int | None:
 
 
 def comma_list(values: Iterable[str] | None) -> list[str]:
-    """``-a H100,L40S -a L4`` as one list, in that order, each once."""
-    parts = (part.strip() for value in values or () for part in value.split(","))
-    return list(dict.fromkeys(part for part in parts if part))
+    """``-a H100,L40S -a L4`` as one list, in that order, each once.
+
+    Raises ``typer.BadParameter`` where something was given that names nothing.
+    """
+    given = list(values or ())
+    parts = (part.strip() for value in given for part in value.split(","))
+    found = list(dict.fromkeys(part for part in parts if part))
+    if given and not found:
+        msg = f"{given[0]!r} names nothing: leave it out, or name one"
+        raise typer.BadParameter(msg)
+    return found
 
 
 def _split(text: str, what: str, examples: str) -> tuple[float, str]:

@@ -20,6 +20,8 @@ GAP = "  "
 ELLIPSIS = "…"
 # Of a sentence's column, characters: below that it reads like a newspaper's edge.
 LEAST_SENTENCE = 24
+# Of what is before the last slash of a name, characters: three, an ellipsis, three.
+LEAST_HEAD = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,8 @@ class Column:
     """Right-aligned."""
     least: int | None = None
     """Of names: characters that it keeps, the others give way in the middle. None: all."""
+    is_word: bool = False
+    """Of names: they give way at their end, because what a word begins with is what it says."""
     is_sentence: bool = False
     """The last column alone: folded into what is left of the line."""
     is_wide: bool = False
@@ -67,11 +71,17 @@ class Table:
 
 
 def elided(text: str, width: int) -> str:
-    """The text in at most that many characters: its beginning, ``…`` and its end."""
+    """The text in at most that many characters: its beginning, ``…`` and its end.
+
+    Of ``NODE/DEVICE`` the node alone gives way while something of it can be told.
+    """
     if len(text) <= width:
         return text
     if width <= 1:
         return ELLIPSIS[:width]
+    head, slash, tail = text.rpartition("/")
+    if slash and (left := width - 1 - len(tail)) >= LEAST_HEAD:
+        return f"{elided(head, left)}/{tail}"
     end = (width - 1) // 2
     return f"{text[: width - 1 - end]}{ELLIPSIS}{text[len(text) - end :]}"
 
@@ -116,7 +126,8 @@ def _line(columns: Sequence[Column], cells: Sequence[str], widths: Sequence[int]
         elif column.is_number:
             parts.append(cell.rjust(width))
         else:
-            text = cell if column.least is None else elided(cell, width)
+            give = shortened if column.is_word else elided
+            text = cell if column.least is None else give(cell, width)
             parts.append(text.ljust(width))
     yield GAP.join(parts).rstrip()
     indent = " " * (sum(widths[:-1]) + len(GAP) * (len(widths) - 1))

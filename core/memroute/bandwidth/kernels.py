@@ -12,6 +12,9 @@ Where the numbers come from:
   2.3 and 2.9 %. ``python -m bench.simulator fit`` prints them again.
 * H100, H200, A100-80, L40S: derived from fits to aiconfigurator-core 0.12.0's measured kernels
   (ai-dynamo, Apache-2.0; vLLM 0.24, bf16), 1.5 to 6.6 % from that database.
+* Experts' grouped products: the same database's rows for Qwen3-30B-A3B and Mixtral, 256 or more
+  tokens per expert: RTX PRO 6000 161 and 188 of 468 TFLOP/s, H100 405 and 504 of 989, H200 470 and
+  650, A100 82 and 100 of 312, L40S 148 and 218 of 362; RTX 4090 by the mean share.
 * Every other: the means over those six, which lie within 25 % of each.
 """
 
@@ -19,18 +22,11 @@ from dataclasses import dataclass
 
 from memroute.catalog import Accelerator
 
-NVLINK_RATIO, NVLINK_MICROSECONDS = 0.62, 4.0
-# What is left of the database's tensor-parallel rows once their matrices are paid: 264 and 295 of
-# 450 GB/s on H100, 291 on H200, 190 of 300 on A100.
-PCIE_BYTES_PER_SECOND = 64e9
-PCIE_LINK_RATIO, PCIE_LINK_MICROSECONDS = 0.60, 26.0
-# Not measured: halfway between a one-shot all-reduce between peers (some 36 us for the 1.3 MB of
-# 128 tokens over PCIe 5) and NCCL through host memory (some 100 us). The machine decides which.
-REFERENCE_WIDTH_BYTES = 172_032
 # Llama-3.1-8B's elementwise kernels (activation, two norms, rotary) move so much per token.
+REFERENCE_WIDTH_BYTES = 172_032
+# Its heads: what the attention terms were fitted on.
 REFERENCE_KV_HEADS = 8
 REFERENCE_QUERY_WIDTH = 4096
-# Its heads: what the attention terms were fitted on.
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +72,8 @@ class KernelRates:
     mixed_decode: DecodeAttention
     """Beside a prefill in the same step; FlashAttention 2 is slower there."""
     prefill: PrefillAttention
-    link_ratio: float
-    """Share of the link's rate that an all-reduce reaches."""
-    link_microseconds: float
-    """What one all-reduce costs at least."""
+    grouped_flops: float
+    """Operations per second of grouped products (experts), far below those of one matrix."""
     error_ratio: float
     """How far a step may be off, measured or estimated."""
     source: str
@@ -106,7 +100,7 @@ _RTX_4090 = KernelRates(
     prefill=PrefillAttention(
         call_microseconds=0.0, token_nanoseconds=54.8, cached_token_nanoseconds=15.3, flops=136e12
     ),
-    link_ratio=PCIE_LINK_RATIO, link_microseconds=PCIE_LINK_MICROSECONDS, error_ratio=0.06,
+    grouped_flops=66e12, error_ratio=0.06,
     source="kernel profile (LLMServingSim, RTX 4090, bf16)",
 )  # fmt: skip
 _RTX_PRO_6000 = KernelRates(
@@ -126,7 +120,7 @@ _RTX_PRO_6000 = KernelRates(
     prefill=PrefillAttention(
         call_microseconds=0.0, token_nanoseconds=39.4, cached_token_nanoseconds=10.4, flops=303e12
     ),
-    link_ratio=PCIE_LINK_RATIO, link_microseconds=PCIE_LINK_MICROSECONDS, error_ratio=0.06,
+    grouped_flops=168e12, error_ratio=0.06,
     source="kernel profile (LLMServingSim, RTX PRO 6000, bf16)",
 )  # fmt: skip
 
@@ -142,6 +136,7 @@ class _Shares:
     sequence_microseconds: float
     kv_bandwidth_ratio: float
     attention_flops_ratio: float
+    grouped_flops_ratio: float
     error_ratio: float
     source: str
 
@@ -151,7 +146,6 @@ class _Shares:
         arithmetic = 2e12 / (accelerator.bf16_flops * self.flops_ratio)
         ridge = max(2, round((memory - self.prefill_floor_picoseconds) / arithmetic))
         counts = sorted({1, ridge, 256, 512, 1024, 2048, 4096})
-        is_pcie = accelerator.link_bytes_per_second <= PCIE_BYTES_PER_SECOND
         decode = DecodeAttention(
             call_microseconds=8.0,
             sequence_microseconds=self.sequence_microseconds,
@@ -175,8 +169,7 @@ class _Shares:
                 cached_token_nanoseconds=0.0,
                 flops=accelerator.bf16_flops * self.attention_flops_ratio,
             ),
-            link_ratio=PCIE_LINK_RATIO if is_pcie else NVLINK_RATIO,
-            link_microseconds=PCIE_LINK_MICROSECONDS if is_pcie else NVLINK_MICROSECONDS,
+            grouped_flops=accelerator.bf16_flops * self.grouped_flops_ratio,
             error_ratio=self.error_ratio,
             source=self.source,
         )
@@ -184,10 +177,10 @@ class _Shares:
 
 _DATABASE = "kernel database (aiconfigurator-core 0.12, vLLM 0.24, bf16)"
 _MEASURED_SHARES = {
-    "H100": _Shares(0.745, 0.734, 0.43, 0.35, 0.92, 0.65, 0.08, _DATABASE),
-    "H200": _Shares(0.720, 0.722, 0.20, 0.45, 0.94, 0.63, 0.08, _DATABASE),
-    "A100-80": _Shares(0.650, 0.821, 1.12, 1.20, 0.76, 0.58, 0.08, _DATABASE),
-    "L40S": _Shares(0.790, 0.613, 1.38, 1.15, 0.80, 0.45, 0.10, _DATABASE),
+    "H100": _Shares(0.745, 0.734, 0.43, 0.35, 0.92, 0.65, 0.45, 0.08, _DATABASE),
+    "H200": _Shares(0.720, 0.722, 0.20, 0.45, 0.94, 0.63, 0.50, 0.08, _DATABASE),
+    "A100-80": _Shares(0.650, 0.821, 1.12, 1.20, 0.76, 0.58, 0.29, 0.08, _DATABASE),
+    "L40S": _Shares(0.790, 0.613, 1.38, 1.15, 0.80, 0.45, 0.48, 0.10, _DATABASE),
 }
 _UNMEASURED = "no kernel of it was measured: mean shares of six accelerators that were"
 
@@ -200,5 +193,5 @@ def kernel_rates(accelerator: Accelerator) -> KernelRates:
     shares = _MEASURED_SHARES.get(accelerator.name)
     if shares is None:
         floor = 0.4 * 2e12 / (accelerator.bandwidth_bytes_per_second * 0.75)
-        shares = _Shares(0.75, 0.72, floor, 0.5, 0.87, 0.6, 0.25, _UNMEASURED)
+        shares = _Shares(0.75, 0.72, floor, 0.5, 0.87, 0.6, 0.40, 0.25, _UNMEASURED)
     return shares.rates(accelerator)

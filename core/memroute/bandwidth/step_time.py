@@ -5,90 +5,54 @@ step = sum over matrices  w * s(m) + c(m)           s, c: prices at m tokens (ke
      + elementwise kernels                          bytes that norms and activations move
      + layers x attention                           sequences, KV bytes, query-key products
      + output head and sampler                      over the sequences that get a token
-     + all-reduces                                  2 per layer, over the link between ranks
-     + the engine's own CPU                         0.2 ms and 20 us per sequence
+     + experts                                      those that the tokens of all ranks reach
+     + exchanges                                    all-reduces, experts' gathers (exchanges.py)
+     + the engine's own CPU                         0.2 ms and 20 us per sequence; more by ranks
 ```
 
 Pure arithmetic over tables made once (``matrices.py``): a step costs microseconds to price.
 """
 
-from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from memroute.bandwidth.kernels import (
-    REFERENCE_KV_HEADS,
-    REFERENCE_QUERY_WIDTH,
-    KernelRates,
-    kernel_rates,
+from memroute.bandwidth.attention import (
+    AttentionLayers,
+    attention_layers,
+    attention_seconds,
+    state_bytes,
 )
+from memroute.bandwidth.batch import StepBatch
+from memroute.bandwidth.exchanges import Exchanges, exchanges_of, launch_seconds
+from memroute.bandwidth.kernels import KernelRates, kernel_rates
+from memroute.bandwidth.links import Link, LinkSource, usual_link
 from memroute.bandwidth.matrices import PriceTable, RankMatrices
+from memroute.bandwidth.reads import StepReads
 from memroute.catalog import Accelerator
 from memroute.footprint import (
     KVCacheDtype,
     ModelArchitecture,
     Parallelism,
     Quantization,
-    kv_cache_layout,
 )
-from memroute.footprint.architecture import Attention, LatentAttention
-from memroute.footprint.kv_cache.cells import CellKind
 from memroute.footprint.weights.model import resolve_format
 from memroute.footprint.weights.sharding import SINGLE
 
+# Fitted on the two public runs of vLLM 0.19 in LLMServingSim's repository: calibration.
 CPU_STEP_SECONDS = 0.2e-3
 CPU_SEQUENCE_SECONDS = 20e-6
-# Fitted on the two public runs of vLLM 0.19 in LLMServingSim's repository: calibration.
+# Sampling: one kernel, and float32 logits that are read and written. Profiles of two cards, bf16.
 SAMPLER_SECONDS = 25e-6
 SAMPLER_BYTES_PER_LOGIT = 4
-UNSEEN_SHAPE_ERROR_RATIO = 0.04
 # A model whose matrices the prices were not fitted on: tiles fall otherwise.
-LINK_ERROR_RATIO = 0.4
-# What an all-reduce reaches depends on topology and library: PCIe more than NVLink.
-EXPERTS_ERROR_RATIO = 0.15
-# Grouped matrix products were not measured.
-ADAPTER_LAUNCH_SECONDS = 40e-6
+UNSEEN_SHAPE_ERROR_RATIO = 0.04
+# Of grouped products: which experts tokens reach (their load is uneven), and which kernel serves
+# them, move aiconfigurator's rows by so much.
+EXPERTS_ERROR_RATIO = 0.10
+# The batch at which doubts are told.
+TYPICAL_SEQUENCES = 64
 # LoRA: two products on each of four fused matrices, some 5 us apiece, per layer.
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepBatch:
-    """What one step computes."""
-
-    num_decodes: int = 0
-    """Sequences that get one token each."""
-    decode_context_tokens: int = 0
-    """Tokens that they attend to, themselves included, all together."""
-    prefills: tuple[tuple[int, int], ...] = ()
-    """(new tokens, tokens before them in the cache) of each chunk."""
-    num_prefill_outputs: int = 0
-    """Chunks that end a prompt: their sequences get a token too."""
-    num_adapters: int = 0
-    """Distinct LoRA adapters in the step."""
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that pass the matrices."""
-        return self.num_decodes + sum(new for new, _ in self.prefills)
-
-
-@dataclass(frozen=True, slots=True)
-class _AttentionLayers:
-    """Equal attention layers of one rank."""
-
-    num_layers: int
-    kv_heads: float
-    query_width: int
-    token_bytes: float
-    """KV bytes of one token in one layer."""
-    flops_per_pair: float
-    """Operations per query-key pair."""
-    reach_tokens: int | None
-
-    def seen(self, context_tokens: float) -> float:
-        """What is attended to of a context."""
-        return (
-            context_tokens if self.reach_tokens is None else min(context_tokens, self.reach_tokens)
-        )
+ADAPTER_LAUNCH_SECONDS = 40e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,14 +62,28 @@ class StepTime:
     error_ratio: float
     """How far a step may be off: a fit's own error, or an estimate where nothing was measured."""
     source: str
+    link: Link
+    """What joins the ranks."""
     _dense: PriceTable
+    _experts: PriceTable | None
+    _exchanges: Exchanges
+    _is_alone: bool
+    """Whether its rank sends nobody anything."""
     _head: PriceTable
     _rates: KernelRates
-    _attention: tuple[_AttentionLayers, ...]
+    _attention: tuple[AttentionLayers, ...]
     _state_seconds_per_sequence: float
     _sampler_seconds_per_sequence: float
     _adapter_seconds: float
     _num_layers: int
+    _data_parallel_size: int
+    _launch_seconds: float
+    _idle_seconds: float
+    """Of a decode step: launches and tails of kernels, in which the card waits."""
+    reads: StepReads
+    """What a rank reads per step."""
+    _scale: float = 1.0
+    """Of everything but exchanges: how far a bound is from what is expected."""
     cpu_step_seconds: float = CPU_STEP_SECONDS
     cpu_sequence_seconds: float = CPU_SEQUENCE_SECONDS
 
@@ -119,31 +97,54 @@ class StepTime:
         kv_cache_dtype: KVCacheDtype = KVCacheDtype.AUTO,
         parallelism: Parallelism = SINGLE,
         adapter_bytes: int = 0,
+        link: Link | None = None,
+        is_eager: bool = False,
     ) -> "StepTime":
         """The law for a model so spread over such accelerators.
 
-        ``adapter_bytes``: of one LoRA adapter on one rank. Raises ``UnknownWeightsError`` for
-        a family whose modules are not known.
+        ``adapter_bytes``: of one LoRA adapter on one rank. ``link``: what joins the cards of the
+        node; None: not known. ``is_eager``: without CUDA graphs. Raises ``UnknownWeightsError``
+        for a family whose modules are not known.
         """
+        link = link or usual_link(accelerator)
         rates = kernel_rates(accelerator)
-        weight_format = resolve_format(architecture, quantization)
-        matrices = RankMatrices(architecture, accelerator, rates, weight_format, parallelism)
-        layers = _attention_layers(architecture, parallelism, kv_cache_dtype)
+        formats = resolve_format(architecture, quantization)
+        matrices = RankMatrices(architecture, accelerator, rates, formats, parallelism)
+        exchanges = exchanges_of(architecture, parallelism, link, is_eager=is_eager)
+        experts = matrices.experts()
+        layers = attention_layers(architecture, parallelism, kv_cache_dtype)
         stages = parallelism.pipeline_parallel_size
         vocabulary = (architecture.vocab_size or 0) / parallelism.tensor_parallel_size
         bandwidth = accelerator.bandwidth_bytes_per_second * 0.9
-        state_bytes = _state_bytes(architecture, parallelism, kv_cache_dtype)
+        states = state_bytes(architecture, parallelism, kv_cache_dtype)
+        dense = matrices.dense()
+        num_attention = sum(one.num_layers for one in layers)
+        attention_calls = num_attention * rates.decode.call_microseconds * 1e-6
         return cls(
-            error_ratio=_error_ratio(matrices),
-            source=rates.source,
-            _dense=matrices.dense(),
+            error_ratio=_error_ratio(rates, dense, experts, exchanges),
+            source=_source(rates, exchanges),
+            link=link,
+            _dense=dense,
+            _experts=experts,
+            _exchanges=exchanges,
+            _is_alone=exchanges.is_none,
             _head=matrices.head(),
             _rates=rates,
             _attention=layers,
-            _state_seconds_per_sequence=2 * state_bytes / bandwidth,
+            _state_seconds_per_sequence=2 * states / bandwidth,
             _sampler_seconds_per_sequence=vocabulary * SAMPLER_BYTES_PER_LOGIT / bandwidth,
             _adapter_seconds=adapter_bytes / bandwidth,
             _num_layers=architecture.num_layers // stages,
+            _data_parallel_size=parallelism.data_parallel_size,
+            _idle_seconds=matrices.launches_seconds() + SAMPLER_SECONDS + attention_calls,
+            reads=StepReads(
+                dense_bytes=matrices.dense_bytes(),
+                expert_bytes=matrices.expert_bytes(),
+                missed_ratio=matrices.missed_ratio(),
+                attention=layers,
+                state_bytes=states,
+            ),
+            _launch_seconds=launch_seconds(architecture.num_layers // stages, is_eager=is_eager),
         )
 
     def step_seconds(self, batch: StepBatch) -> float:
@@ -153,7 +154,12 @@ class StepTime:
             return 0.0
         outputs = batch.num_decodes + batch.num_prefill_outputs
         sequences = batch.num_decodes + len(batch.prefills)
-        seconds = self._dense.at(num_tokens) + self._attention_seconds(batch)
+        seconds = self._dense.at(num_tokens)
+        seconds += attention_seconds(self._attention, self._rates, batch)
+        if self._experts is not None:
+            seconds += self._experts.at(
+                batch.num_group_tokens or num_tokens * self._data_parallel_size
+            )
         seconds += sequences * self._state_seconds_per_sequence
         if outputs:
             seconds += self._head.at(outputs) + SAMPLER_SECONDS
@@ -161,7 +167,65 @@ class StepTime:
         if batch.num_adapters:
             seconds += batch.num_adapters * self._adapter_seconds
             seconds += self._num_layers * ADAPTER_LAUNCH_SECONDS
-        return seconds + self.cpu_step_seconds + sequences * self.cpu_sequence_seconds
+        seconds = max(seconds * self._scale, self._launch_seconds)
+        cpu = self.cpu_step_seconds + sequences * self.cpu_sequence_seconds
+        if not self._is_alone:
+            seconds += self._exchanges.seconds(num_tokens)
+            cpu += self._exchanges.cpu_seconds(sequences)
+        return seconds + self._scale * cpu
+
+    def together_seconds(self, batches: Sequence[StepBatch]) -> float:
+        """Seconds of a step that ranks take together, of which each batch is one's.
+
+        Experts serve the tokens of all; the slowest rank is waited for.
+        """
+        if len(batches) == 1 and self._data_parallel_size == 1:
+            return self.step_seconds(batches[0])
+        total = sum(batch.num_tokens for batch in batches)
+        return max(
+            (self.step_seconds(replace(batch, num_group_tokens=total)) for batch in batches),
+            default=0.0,
+        )
+
+    def gap_seconds(self, num_sequences: int) -> float:
+        """Seconds of a step in which the accelerator waits for the engine's CPU."""
+        cpu = self.cpu_step_seconds + num_sequences * self.cpu_sequence_seconds
+        if not self._is_alone:
+            cpu += self._exchanges.cpu_seconds(num_sequences)
+        return self._scale * cpu
+
+    def idle_seconds(self, num_sequences: int) -> float:
+        """Seconds of a decode step in which the accelerator neither moves nor computes.
+
+        The CPU's part, what each kernel's launch costs, and messages between ranks.
+        """
+        idle = self.gap_seconds(num_sequences) + self._scale * self._idle_seconds
+        return idle + self.exchange_seconds(num_sequences)
+
+    def read_bytes_per_second(self, num_sequences: int, context_tokens: int) -> float:
+        """What a rank reads per second while so many sequences of that length decode."""
+        tokens = num_sequences * self._data_parallel_size
+        read = self.reads.weights_bytes(tokens)
+        read += self.reads.kv_bytes(num_sequences, context_tokens)
+        return read / self.decode_seconds(num_sequences, context_tokens)
+
+    def exchange_seconds(self, num_tokens: int) -> float:
+        """Seconds of a step in which ranks send each other a rank's so many tokens; 0 for one."""
+        return 0.0 if self._is_alone else self._exchanges.seconds(num_tokens)
+
+    def fastest(self) -> "StepTime":
+        """The same with every step as short as the doubts allow."""
+        return self._at_bound(-1, self.link.fast_ratio)
+
+    def slowest(self) -> "StepTime":
+        """The same with every step as long as the doubts allow."""
+        return self._at_bound(1, self.link.slow_ratio)
+
+    def _at_bound(self, sign: int, link_ratio: float) -> "StepTime":
+        error = kernels_error_ratio(self._rates, self._dense, self._experts)
+        return replace(
+            self, _scale=1 + sign * error, _exchanges=self._exchanges.at_bound(link_ratio)
+        )
 
     def decode_seconds(self, num_sequences: int, context_tokens: int) -> float:
         """Seconds of a step in which so many sequences of that length get one token each."""
@@ -189,84 +253,41 @@ class StepTime:
             num_decodes=num_sequences, decode_context_tokens=num_sequences * context_tokens
         )
         moved = self._dense.at(1)
-        return self._dense.at(num_sequences) - moved > moved + self._attention_seconds(batch)
-
-    def _attention_seconds(self, batch: StepBatch) -> float:
-        total = 0.0
-        decodes, context = batch.num_decodes, batch.decode_context_tokens
-        decode = self._rates.mixed_decode if batch.prefills else self._rates.decode
-        prefill = self._rates.prefill
-        for layers in self._attention:
-            microseconds = 0.0
-            if decodes:
-                seen = decodes * layers.seen(context / decodes)
-                heads = layers.kv_heads / REFERENCE_KV_HEADS
-                microseconds += decode.call_microseconds
-                microseconds += decodes * decode.sequence_microseconds * heads
-                microseconds += seen * layers.token_bytes / decode.kv_bytes_per_second * 1e6
-            width = layers.query_width / REFERENCE_QUERY_WIDTH
-            for new, cached in batch.prefills:
-                pairs = new * layers.seen(cached + new / 2)
-                microseconds += prefill.call_microseconds
-                microseconds += new * prefill.token_nanoseconds * width / 1e3
-                microseconds += layers.seen(cached) * prefill.cached_token_nanoseconds * width / 1e3
-                microseconds += pairs * layers.flops_per_pair / prefill.flops * 1e6
-            total += layers.num_layers * microseconds
-        return total * 1e-6
+        attention = attention_seconds(self._attention, self._rates, batch)
+        return self._dense.at(num_sequences) - moved > moved + attention
 
 
-def _attention_layers(
-    architecture: ModelArchitecture, parallelism: Parallelism, dtype: KVCacheDtype
-) -> tuple[_AttentionLayers, ...]:
-    tp = parallelism.tensor_parallel_size
-    layout = kv_cache_layout(architecture, kv_cache_dtype=dtype, parallelism=parallelism)
-    counted: defaultdict[_AttentionLayers, int] = defaultdict(int)
-    cells = {page.layer: page.cell for group in layout.groups for page in group.pages}
-    for index, layer in enumerate(architecture.layers):
-        mixer = layer.mixer
-        cell = cells.get(index)
-        token_bytes = cell.token_bytes if cell is not None else 0
-        if isinstance(mixer, Attention):
-            facts = _AttentionLayers(
-                0, max(1.0, mixer.num_kv_heads / tp), mixer.num_heads * mixer.head_dim // tp,
-                token_bytes, 4.0 * mixer.num_heads * mixer.head_dim / tp,
-                mixer.window_tokens or mixer.chunk_tokens,
-            )  # fmt: skip
-        elif isinstance(mixer, LatentAttention):
-            width = mixer.nope_head_dim + mixer.rope_head_dim + mixer.value_head_dim
-            heads = mixer.num_heads // tp
-            facts = _AttentionLayers(
-                0, 1.0, heads * mixer.value_head_dim, token_bytes, 2.0 * heads * width, None
-            )
-        else:
-            continue
-        counted[facts] += 1
-    return tuple(
-        _AttentionLayers(
-            count, f.kv_heads, f.query_width, f.token_bytes, f.flops_per_pair, f.reach_tokens
-        )
-        for f, count in counted.items()
-    )
-
-
-def _state_bytes(
-    architecture: ModelArchitecture, parallelism: Parallelism, dtype: KVCacheDtype
-) -> int:
-    layout = kv_cache_layout(architecture, kv_cache_dtype=dtype, parallelism=parallelism)
-    return sum(
-        page.cell.state_bytes
-        for group in layout.groups
-        if group.kind is CellKind.STATE
-        for page in group.pages
-    )
-
-
-def _error_ratio(matrices: RankMatrices) -> float:
-    """How far a decode step of 64 sequences may be off, all doubts added."""
-    error = matrices.rates.error_ratio + UNSEEN_SHAPE_ERROR_RATIO
-    if matrices.has_experts:
-        error += EXPERTS_ERROR_RATIO
-    exchange = matrices.exchange_seconds(64)
-    if exchange:
-        error += LINK_ERROR_RATIO * exchange / matrices.dense().at(64)
+def kernels_error_ratio(rates: KernelRates, dense: PriceTable, experts: PriceTable | None) -> float:
+    """How far the kernels of a decode step of 64 sequences may be off, all doubts added."""
+    error = rates.error_ratio + UNSEEN_SHAPE_ERROR_RATIO
+    if experts is not None:
+        routed = experts.at(TYPICAL_SEQUENCES)
+        error += EXPERTS_ERROR_RATIO * routed / (routed + dense.at(TYPICAL_SEQUENCES))
     return error
+
+
+def _error_ratio(
+    rates: KernelRates, dense: PriceTable, experts: PriceTable | None, exchanges: Exchanges
+) -> float:
+    """How far such a step may be off, exchanges included: towards the farther bound."""
+    error = kernels_error_ratio(rates, dense, experts)
+    kernels = dense.at(TYPICAL_SEQUENCES)
+    if experts is not None:
+        kernels += experts.at(TYPICAL_SEQUENCES)
+    exchange = exchanges.seconds(TYPICAL_SEQUENCES)
+    link = exchanges.link
+    doubt = max(1 - link.fast_ratio, link.slow_ratio - 1)
+    return (error * kernels + doubt * exchange) / (kernels + exchange)
+
+
+def _source(rates: KernelRates, exchanges: Exchanges) -> str:
+    if exchanges.is_none:
+        return rates.source
+    link = exchanges.link
+    known = {
+        LinkSource.MEASURED: "as measured",
+        LinkSource.NAMED: "as given",
+        LinkSource.CARD: "of the card",
+        LinkSource.UNKNOWN: "assumed: the node's is not known, see --link",
+    }[link.source]
+    return f"{rates.source}; link {link.name}, {known}"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from memroute.bandwidth.links import Link
 from memroute.bandwidth.step_time import StepTime
 from memroute.catalog import Accelerator
 from memroute.footprint import ReplicaShape
@@ -36,6 +37,12 @@ class Throughput:
     """Prefill of one prompt of that context on an idle replica."""
     error_ratio: float
     """How far the times may be off, by what was measured of the accelerator."""
+    step_seconds_range: tuple[float, float]
+    """The step with all doubts one way, and the other."""
+    read_bytes_per_second: float
+    """What each device reads of its memory per second: weights and KV cache."""
+    link: Link | None
+    """What joins the devices; None for one device."""
 
     def cost_per_million_tokens(self, price_per_hour: float) -> float:
         """What a million output tokens cost when the whole replica costs so much per hour."""
@@ -49,8 +56,11 @@ def throughput_of(
     num_sequences: int,
     context_tokens: int,
     max_sequences: int | None = None,
+    link: Link | None = None,
 ) -> Throughput:
     """The rates at a batch and a context; ``max_sequences``: what the KV pool holds.
+
+    ``link``: what joins the devices of the node; None: not known.
 
     Raises ``UnknownWeightsError`` for a family whose matrices are not known.
     """
@@ -60,6 +70,8 @@ def throughput_of(
         quantization=shape.quantization,
         kv_cache_dtype=shape.kv_cache_dtype,
         parallelism=shape.parallelism,
+        link=link,
+        is_eager=shape.is_eager,
     )
     fits = num_sequences if max_sequences is None else min(num_sequences, max_sequences)
     fits = max(1, fits)
@@ -79,4 +91,10 @@ def throughput_of(
         tpot_alone_seconds=step_time.decode_seconds(1, context_tokens),
         ttft_seconds=step_time.prefill_seconds(context_tokens, shape.max_num_batched_tokens),
         error_ratio=step_time.error_ratio,
+        step_seconds_range=(
+            step_time.fastest().decode_seconds(fits, context_tokens),
+            step_time.slowest().decode_seconds(fits, context_tokens),
+        ),
+        read_bytes_per_second=step_time.read_bytes_per_second(fits, context_tokens),
+        link=step_time.link if shape.parallelism.num_devices > 1 else None,
     )

@@ -13,25 +13,14 @@ False, the reported bytes less the widest gap seen; rates from aiconfigurator an
 pages.
 """
 
-import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from memroute.catalog.slices import MIG_COMPUTE_SLICES, slice_of, split_slice
 from memroute.units import GIB, MIB
 
 UNKNOWN_DRIVER_GAP_BYTES = 768 * MIB
 # 0.75 GiB: the widest gap seen between NVML's total and cudaMemGetInfo's is 0.70 GiB (B200).
-MIG_MEMORY_SLICES = 8
-MIG_COMPUTE_SLICES = 7
-# What a MIG slice reports, as a share of its eighths of the device's memory, by the number of
-# eighths: bounds from below, because an engine on a slice that is smaller than planned does not
-# start. One eighth: 20.50 GiB of 22.38 on B200 (`nvidia-smi mig -lgip`; a label of 22.00 has been
-# seen, mig-parted#166), 9.50 of 10.00 on A100-80, 4.75 of 5.00 on A100-40. More eighths: 9.75 of
-# 10.00, 19.62 of 20.00, 39.25 of 40.00 there.
-MIG_ONE_SLICE_RATIO = 0.915
-MIG_MORE_SLICES_RATIO = 0.97
-# The H100's profiles are known one by one (9.75, 19.62, 39.50 and 79.25 GiB of 79.65).
-MIG_RATIO_H100 = 0.979
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +43,8 @@ class Accelerator:
     vendor: str = "nvidia"
     is_sliceable: bool = False
     """Whether it can be cut into MIG slices."""
+    num_compute_slices: int = MIG_COMPUTE_SLICES
+    """Parts that MIG cuts its compute into."""
     is_slice: bool = False
     """Whether it is such a slice: no tensor-parallel group spans several (NCCL does not)."""
 
@@ -71,6 +62,7 @@ def _row(
     *,
     vendor: str = "nvidia",
     is_sliceable: bool = False,
+    num_compute_slices: int = MIG_COMPUTE_SLICES,
 ) -> Accelerator:
     """``rates``: GB/s of memory, TFLOP/s of bf16 and of fp8, GB/s of link per direction."""
     bandwidth, bf16, fp8, link = rates
@@ -89,6 +81,7 @@ def _row(
         is_usable_measured=usable_gib is not None,
         vendor=vendor,
         is_sliceable=is_sliceable,
+        num_compute_slices=num_compute_slices,
     )
 
 
@@ -98,6 +91,13 @@ ACCELERATORS: tuple[Accelerator, ...] = (
     _row("A10G", ("NVIDIA-A10G",), 23028, None, (600, 70, None, 32)),
     _row("L4", ("NVIDIA-L4",), 23034, 22.06, (300, 121, 242, 32)),
     _row("L40S", ("NVIDIA-L40S",), 46068, 44.4, (864, 362, 733, 32)),
+    _row("L40", ("NVIDIA-L40",), 46068, None, (864, 181, 362, 32)),
+    _row("L20", ("NVIDIA-L20",), 46068, None, (864, 119, 239, 32)),
+    _row("A40", ("NVIDIA-A40",), 46068, None, (696, 149, None, 32)),
+    _row(
+        "A30", ("NVIDIA-A30",), 24576, None, (933, 165, None, 100), is_sliceable=True,
+        num_compute_slices=4,
+    ),
     _row(
         "A100-40",
         ("NVIDIA-A100-SXM4-40GB", "NVIDIA-A100-PCIE-40GB", "A100-SXM4-40GB", "A100-PCIE-40GB"),
@@ -105,11 +105,18 @@ ACCELERATORS: tuple[Accelerator, ...] = (
     ),
     _row(
         "A100-80",
-        ("NVIDIA-A100-SXM4-80GB", "NVIDIA-A100-80GB-PCIe", "A100-SXM4-80GB", "A100-SXM-80GB"),
+        ("NVIDIA-A100-SXM4-80GB", "NVIDIA-A100-80GB-PCIe", "A100-SXM4-80GB", "A100-SXM-80GB",
+         "NVIDIA-A100-SXM-80GB", "NVIDIA-A800-SXM4-80GB", "NVIDIA-A800-80GB-PCIe"),
         81920, 79.25, (2039, 312, None, 300), is_sliceable=True,
     ),
     _row(
-        "H100", ("NVIDIA-H100-80GB-HBM3",), 81559, 79.20, (3350, 989, 1979, 450),
+        "H100", ("NVIDIA-H100-80GB-HBM3", "NVIDIA-H100-SXM5-80GB"), 81559, 79.20,
+        (3350, 989, 1979, 450), is_sliceable=True,
+    ),
+    _row("H800", ("NVIDIA-H800",), 81559, None, (3350, 989, 1979, 200), is_sliceable=True),
+    _row("H20", ("NVIDIA-H20",), 97871, None, (4000, 148, 296, 450), is_sliceable=True),
+    _row(
+        "GH200", ("NVIDIA-GH200-480GB", "GH200-480GB"), 97871, None, (4000, 989, 1979, 450),
         is_sliceable=True,
     ),
     _row(
@@ -123,14 +130,23 @@ ACCELERATORS: tuple[Accelerator, ...] = (
     ),
     _row("B200", ("NVIDIA-B200",), 183359, 178.36, (7700, 2250, 4500, 900), is_sliceable=True),
     _row("GB200", ("NVIDIA-GB200",), 189471, None, (8000, 2500, 5000, 900), is_sliceable=True),
-    _row("B300", ("NVIDIA-B300-SXM6-AC", "NVIDIA-B300"), 275040, 268.0, (7750, 2250, 4500, 900)),
+    _row(
+        "B300", ("NVIDIA-B300-SXM6-AC", "NVIDIA-B300", "NVIDIA-GB300"), 275040, 268.0,
+        (7750, 2250, 4500, 900), is_sliceable=True,
+    ),
+    _row("RTX-A6000", ("NVIDIA-RTX-A6000",), 49140, None, (768, 154, None, 32)),
+    _row(
+        "RTX-6000-Ada", ("NVIDIA-RTX-6000-Ada-Generation",), 49140, None, (960, 364, 728, 32)
+    ),
+    _row("RTX-3090", ("NVIDIA-GeForce-RTX-3090",), 24576, None, (936, 71, None, 32)),
     _row("RTX-4090", ("NVIDIA-GeForce-RTX-4090",), 24564, 23.52, (1008, 165, 330, 32)),
     _row("RTX-5090", ("NVIDIA-GeForce-RTX-5090",), 32607, 31.36, (1792, 209, 419, 64)),
     _row(
         "RTX-PRO-6000",
         ("NVIDIA-RTX-PRO-6000-Blackwell-Server-Edition",
-         "NVIDIA-RTX-PRO-6000-Blackwell-Workstation-Edition"),
-        97887, 94.97, (1792, 468, 936, 64),
+         "NVIDIA-RTX-PRO-6000-Blackwell-Workstation-Edition",
+         "NVIDIA-RTX-PRO-6000-Blackwell-Max-Q-Workstation-Edition"),
+        97887, 94.97, (1792, 468, 936, 64), is_sliceable=True, num_compute_slices=4,
     ),
     _row(
         "MI300X", ("AMD-Instinct-MI300X", "AMD-Instinct-MI300X-OAM"),
@@ -153,9 +169,6 @@ ACCELERATORS: tuple[Accelerator, ...] = (
 # Products whose row is remembered: asked some ten times for each device of a fleet, and a cluster
 # has a handful. Bounded, because labels and exporters say anything.
 MAX_REMEMBERED = 256
-_MIG_PROFILE = re.compile(
-    r"^(?P<base>.+?)[-/ ](?:MIG[- ])?(?P<compute>\d)g\.(?P<gb>\d+)gb$", re.IGNORECASE
-)
 
 
 @lru_cache(maxsize=MAX_REMEMBERED)
@@ -200,41 +213,39 @@ def _normalized(product: str) -> str:
 
 
 def _slice(name: str) -> Accelerator | None:
-    match = _MIG_PROFILE.match(name)
-    if match is None:
+    found = split_slice(name)
+    if found is None:
         return None
-    base = accelerator_for_product(match["base"]) or next(
-        (row for row in ACCELERATORS if row.name.casefold() == match["base"].casefold()), None
+    of, profile = found
+    base = accelerator_for_product(of) or next(
+        (row for row in ACCELERATORS if row.name.casefold() == of.casefold()), None
     )
-    return None if base is None else mig_slice(base, f"{match['compute']}g.{match['gb']}gb")
+    return None if base is None else mig_slice(base, profile)
 
 
 def mig_slice(base: Accelerator, profile: str) -> Accelerator | None:
     """A MIG slice (``2g.20gb``) of an accelerator; None where there is no such profile.
 
-    Memory comes in eighths, compute in sevenths; bandwidth goes with memory. Within 7 % of
-    what slices report, and below it; a node's label or exporter says it exactly.
+    Memory comes in eighths, compute in sevenths (quarters on smaller chips); bandwidth goes with
+    memory. Its bytes are a bound from below (``slices``); a node's label or exporter says them
+    exactly.
     """
-    match = re.fullmatch(r"(\d)g\.(\d+)gb", profile.casefold())
-    if match is None or not base.is_sliceable:
+    if not base.is_sliceable:
         return None
-    compute, nominal = int(match[1]), int(match[2])
-    slices = round(nominal * GIB / (base.reported_bytes / MIG_MEMORY_SLICES))
-    if not (1 <= compute <= MIG_COMPUTE_SLICES and 1 <= slices <= MIG_MEMORY_SLICES):
+    found = slice_of(
+        base.name, base.reported_bytes, profile, num_compute_slices=base.num_compute_slices
+    )
+    if found is None:
         return None
-    memory, rate = slices / MIG_MEMORY_SLICES, compute / MIG_COMPUTE_SLICES
-    ratio = MIG_ONE_SLICE_RATIO if slices == 1 else MIG_MORE_SLICES_RATIO
-    if base.name in ("H100", "H100-PCIe"):
-        ratio = MIG_RATIO_H100
     return replace(
         base,
-        name=f"{base.name}/{profile.casefold()}",
+        name=f"{base.name}/{found.profile}",
         products=(),
-        reported_bytes=int(base.reported_bytes * memory * ratio),
-        usable_bytes=int(base.usable_bytes * memory * ratio),
-        bandwidth_bytes_per_second=base.bandwidth_bytes_per_second * memory,
-        bf16_flops=base.bf16_flops * rate,
-        fp8_flops=None if base.fp8_flops is None else base.fp8_flops * rate,
+        reported_bytes=found.reported_bytes,
+        usable_bytes=int(base.usable_bytes * found.reported_bytes / base.reported_bytes),
+        bandwidth_bytes_per_second=base.bandwidth_bytes_per_second * found.memory_ratio,
+        bf16_flops=base.bf16_flops * found.compute_ratio,
+        fp8_flops=None if base.fp8_flops is None else base.fp8_flops * found.compute_ratio,
         is_usable_measured=False,
         is_sliceable=False,
         is_slice=True,

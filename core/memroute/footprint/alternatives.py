@@ -49,7 +49,7 @@ def smaller_alternatives(shape: ReplicaShape) -> Iterator[Alternative]:
 
 def _variants(shape: ReplicaShape) -> Iterator[tuple[str, str, int | str, ReplicaShape]]:
     """Field, change, value, and the shape that it makes."""
-    if not shape.kv_cache_dtype.is_quantized:
+    if not shape.is_cache_quantized:
         smaller = replace(shape, kv_cache_dtype=KVCacheDtype.FP8)
         yield "kvCacheDtype", "kvCacheDtype=FP8", "FP8", smaller
     for concurrency in _halvings(shape.concurrency, 1):

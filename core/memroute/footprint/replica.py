@@ -14,6 +14,7 @@ from memroute.footprint.kv_cache import (
     KVCacheLayout,
     kv_cache_layout,
     llama_cpp,
+    resolved_dtype,
     sglang,
 )
 from memroute.footprint.runtimes import check_engine, runtime_of
@@ -32,8 +33,6 @@ MAX_NUM_SEQS = 256
 # passes it rather than let the engine pick 1,024 on larger accelerators.
 MAX_NUM_BATCHED_TOKENS = 2048
 # vLLM's default under 70 GiB: a step of 2,048 tokens already saturates prefill.
-VISION_UNCERTAINTY_RATIO = 0.15
-# A tower's bytes by its shape; see weights.model.vision_tower_bytes.
 CHECKPOINT_UNCERTAINTY_RATIO = 0.02
 
 
@@ -76,6 +75,23 @@ class ReplicaShape:
             data_parallel_size=self.data_parallel_size,
             expert_parallel=self.expert_parallel,
         )
+
+    @property
+    def cache_dtype(self) -> KVCacheDtype:
+        """How keys and values are stored: as asked for, else as vLLM finds it in a checkpoint."""
+        if self.engine is not EngineType.VLLM:
+            return self.kv_cache_dtype
+        return resolved_dtype(self.architecture, self.kv_cache_dtype)
+
+    @property
+    def is_cache_published(self) -> bool:
+        """Whether it is the checkpoint that says how keys and values are stored."""
+        return self.cache_dtype is not self.kv_cache_dtype
+
+    @property
+    def is_cache_quantized(self) -> bool:
+        """Whether keys and values are narrower than the model's own: asked for, or as published."""
+        return self.cache_dtype.is_quantized
 
     @property
     def kv_layout(self) -> KVCacheLayout:
@@ -234,6 +250,7 @@ def _weights(shape: ReplicaShape) -> WeightsEstimate:
         source=WeightsSource.CHECKPOINT,
         is_vision_exact=True,
         format_name="gguf",
+        has_formula=shape.architecture.is_exact,
     )
 
 
@@ -255,9 +272,7 @@ def _kv_cache_bytes(shape: ReplicaShape, layout: KVCacheLayout) -> int:
 
 def _loaded(estimate: WeightsEstimate, *, extra_bytes: int) -> Estimate:
     size = estimate.bytes_per_rank + extra_bytes
-    vision_error = (
-        0 if estimate.is_vision_exact else int(estimate.vision_bytes * VISION_UNCERTAINTY_RATIO)
-    )
+    vision_error = int(estimate.vision_bytes * estimate.vision_uncertainty_ratio)
     low_error = vision_error
     if estimate.source != "formula":
         low_error += int(size * CHECKPOINT_UNCERTAINTY_RATIO)

@@ -82,6 +82,9 @@ class Reservation:
     """Whether its engine starts, ends, or is queued to start: nobody else may start there now."""
     is_stuck: bool = False
     """Whether it hangs in Terminating: nobody else can start on its devices until it has gone."""
+    occupancy_ratio: float | None = None
+    """Share of each device's time in which its engine moves or computes, when it has work;
+    None where nobody knows: it counts as 1."""
     replaces: str | None = None
     """For the claim of a successor: the pod that it replaces. The two are never there at once,
     so where they share a device the larger of them counts."""
@@ -133,6 +136,9 @@ class Node:
     """Why nobody knows what the node's accelerators are, and what cures that; None when known."""
     notes: tuple[str, ...] = ()
     """What sources have said of the node that cannot be, and was left out."""
+    link: str | None = None
+    """What joins its devices, as somebody has said (``memroute.bandwidth.link_of``); None where
+    nobody has."""
 
     @property
     def key(self) -> str:
@@ -147,6 +153,9 @@ class Inventory:
     nodes: tuple[Node, ...]
     reservations: tuple[Reservation, ...] = ()
     departed: tuple[Departed, ...] = ()
+    max_contention: float | None = None
+    """Engines' shares of one device's time, summed, beyond which another device is preferred;
+    None: bytes alone decide. It refuses nobody: where nothing else fits, it is exceeded."""
     live_pods: frozenset[str] | None = None
     """``namespace/name`` of all pods that exist, of anybody; None when nobody has looked.
     An exporter attributes a device to its last pod until it collects again: only an attribution

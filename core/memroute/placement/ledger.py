@@ -14,7 +14,7 @@ snapshot: it stays where it is when a plan asks what would be free without one o
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from memroute.placement.inventory import Device, Inventory, Node, PlacementMode, Reservation
 from memroute.placement.own_use import own_bytes, without_own
@@ -22,6 +22,8 @@ from memroute.placement.ways import Way, weigh_way
 
 # Driver readings are whole MiB, and their parts are rounded one by one.
 OVERBOOKED_TOLERANCE_BYTES = 64 * 1024 * 1024
+# An engine of which nobody knows how long it waits counts as if it never did.
+UNKNOWN_OCCUPANCY_RATIO = 1.0
 NOT_TOLD_APART = "in use, by others or by replicas that start or have just ended,"
 
 
@@ -45,6 +47,9 @@ class Ledger:
         """Pod → the claim of its successor."""
         self.ways: dict[str, Way] = {}
         """Who is waited for → its claim, and who gives way to it."""
+        self._contention: dict[str, float] = {}
+        self.max_contention = inventory.max_contention
+        """Beyond which another device is preferred; None: bytes alone decide."""
         self.busy_devices: set[str] = set()
         """Shared devices on which an engine starts, ends, or is queued to start."""
         self.stuck_devices: set[str] = set()
@@ -184,9 +189,9 @@ class Ledger:
         held_before = 0 if predecessor is None else predecessor.total_bytes
         grown = max(0, reservation.total_bytes - held_before)
         self._bytes_of_namespace[reservation.namespace] += grown * sign
-        for uuid, num_bytes in reservation.device_bytes.items():
-            held = predecessor.device_bytes.get(uuid, 0) if predecessor is not None else 0
-            self._count_bytes(reservation, uuid, max(0, num_bytes - held) * sign)
+        self._count_devices(
+            reservation, {} if predecessor is None else predecessor.device_bytes, sign
+        )
         if reservation.is_moving:
             self.busy_devices.update(reservation.device_bytes)
         if reservation.is_stuck:
@@ -211,6 +216,29 @@ class Ledger:
             return reservation.node
         found = (node.key for node in nodes if node.resource == reservation.resource)
         return next(found, nodes[0].key)
+
+    def _count_devices(
+        self, reservation: Reservation, held_before: Mapping[str, int], sign: int
+    ) -> None:
+        """Bytes and time of shared devices, beyond what a predecessor has there."""
+        for uuid, num_bytes in reservation.device_bytes.items():
+            held = held_before.get(uuid, 0)
+            self._count_bytes(reservation, uuid, max(0, num_bytes - held) * sign)
+            if uuid not in held_before:
+                self._count_time(uuid, reservation.occupancy_ratio, sign)
+
+    def _count_time(self, uuid: str, occupancy_ratio: float | None, sign: int) -> None:
+        taken = UNKNOWN_OCCUPANCY_RATIO if occupancy_ratio is None else occupancy_ratio
+        # Rounded: what is counted out must be what was counted in.
+        self._contention[uuid] = round(self._contention.get(uuid, 0.0) + sign * taken, 6)
+
+    def contention(self, device: Device) -> float:
+        """Shares of the device's time that engines on it take, summed; 0 where none is."""
+        return self.contention_on(device.uuid or "")
+
+    def contention_on(self, uuid: str) -> float:
+        """The same by the device's UUID."""
+        return self._contention.get(uuid, 0.0)
 
     def _count_bytes(self, reservation: Reservation, uuid: str, num_bytes: int) -> None:
         self._reserved_bytes[uuid] = self._reserved_bytes.get(uuid, 0) + num_bytes

@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from memroute.footprint import ReplicaFootprint
 from memroute.placement.eligibility import ineligible_reason
 from memroute.placement.inventory import Device, Node, PlacementMode
-from memroute.placement.ledger import Ledger
+from memroute.placement.ledger import UNKNOWN_OCCUPANCY_RATIO, Ledger
 from memroute.placement.problem import PlacementStrategy, WantedReplica
 
 FootprintOn = Callable[[str | None], ReplicaFootprint]
 """What a replica needs on a kind of accelerator, by product label."""
 
-Entry = tuple[int, int, int, str]
-"""Shared: free bytes, whether an engine starts there, free bytes of the whole node, node.
-Exclusive: bytes per device, 0, free devices, node. In the order in which they are preferred.
+Entry = tuple[int, int, int, float, str]
+"""Shared: free bytes, whether an engine starts there, free bytes of the whole node, contention,
+node. Exclusive: bytes per device, 0, free devices, 0, node. In the order in which they are
+preferred: of devices that are as good by bytes, the one whose engines leave most of its time.
 The node by its key: it is there once for each resource that it hands out."""
 PoolKey = tuple[str | None, ...]
 """The products of the devices: one for shared entries, all of the node for exclusive ones."""
@@ -52,6 +53,7 @@ class Pools:
         self._of_node: dict[str, list[tuple[list[Entry], Entry]]] = {}
         self._eligible: dict[tuple[object, ...], frozenset[str]] = {}
         self._may_be_stuck = False
+        self._limit: float | None = None
         self._blocked: frozenset[str] = frozenset()
 
     def eligible(self, replica: WantedReplica) -> frozenset[str]:
@@ -87,7 +89,8 @@ class Pools:
         A node that has the replica's weights goes before others that are as good: on the kind of
         accelerator that is the tightest fit, or with as few siblings (``_with_weights``).
         Devices behind a pod that hangs in Terminating are taken only where nothing else fits:
-        what is placed there waits for somebody to mend the node. ``only``: nodes to look at, by
+        what is placed there waits for somebody to mend the node. Devices whose engines would take
+        more of their time than the limit of contention likewise. ``only``: nodes to look at, by
         key. ``blocked_devices``: shared ones that it must not be on.
         """
         eligible = self.eligible(replica)
@@ -98,8 +101,9 @@ class Pools:
         self._blocked = blocked_devices
         pools = self._pools()
         pick = self._spread if replica.strategy is PlacementStrategy.SPREAD else self._pack
-        for is_stuck in (False, True):
-            self._may_be_stuck = is_stuck
+        limits = dict.fromkeys((self._ledger.max_contention, None))
+        for is_stuck, limit in ((stuck, limit) for stuck in (False, True) for limit in limits):
+            self._may_be_stuck, self._limit = is_stuck, limit
             found = pick(pools[replica.mode, is_stuck], replica, footprint_on, eligible)
             if found is not None:
                 return found
@@ -128,19 +132,22 @@ class Pools:
             if num_free:
                 products = tuple(sorted({device.product or "" for device in node.devices}))
                 pool = self._sorted[PlacementMode.EXCLUSIVE, False].setdefault(products, [])
-                found.append((pool, (ledger.exclusive_bytes(node), 0, num_free, node.key)))
+                found.append((pool, (ledger.exclusive_bytes(node), 0, num_free, 0.0, node.key)))
         else:
             free = [(device, ledger.free_bytes(device)) for device in node.devices]
             total = sum(size for _, size in free)
-            seen = {
-                (device.product, device.uuid in ledger.stuck_devices, size,
-                 int(device.uuid in ledger.busy_devices))
-                for device, size in free
-                if size
-            }  # fmt: skip
-            for product, is_stuck, size, busy in seen:
+            least: dict[tuple[str | None, bool, int, int], float] = {}
+            for device, size in free:
+                if size:
+                    alike = (
+                        device.product, device.uuid in ledger.stuck_devices, size,
+                        int(device.uuid in ledger.busy_devices),
+                    )  # fmt: skip
+                    taken = ledger.contention(device)
+                    least[alike] = min(taken, least.get(alike, taken))
+            for (product, is_stuck, size, busy), taken in least.items():
                 pool = self._sorted[PlacementMode.SHARED, is_stuck].setdefault((product,), [])
-                found.append((pool, (size, busy, total, node.key)))
+                found.append((pool, (size, busy, total, taken, node.key)))
         self._of_node[node.key] = found
         return found
 
@@ -184,7 +191,7 @@ class Pools:
             need = footprint.total_bytes
             for position in range(bisect_left(entries, (need,)), len(entries)):
                 entry = entries[position]
-                if entry[3] not in eligible:
+                if entry[4] not in eligible:
                     continue
                 rank = entry[0] - need
                 if best is not None and (rank, entry) >= best[:2]:
@@ -245,7 +252,7 @@ class Pools:
                 # The emptiest device of a node bounds what a group on it can leave.
                 if best is not None and entry[0] - footprint.total_bytes <= best.leftover_bytes:
                     break
-                if entry[3] not in keys:
+                if entry[4] not in keys:
                     continue
                 candidate = self._on(entry, replica, products, footprint)
                 if candidate is not None and (
@@ -262,7 +269,7 @@ class Pools:
         footprint: ReplicaFootprint,
     ) -> Candidate | None:
         """The replica on the node of an entry; None when it has too few such devices."""
-        node = self._nodes[entry[3]]
+        node = self._nodes[entry[4]]
         num_devices, need = footprint.num_devices, footprint.total_bytes
         if num_devices > 1 and any(device.is_slice for device in node.devices):
             return None
@@ -283,12 +290,14 @@ class Pools:
         # A tensor-parallel group runs at the pace of its slowest rank: one product only.
         group = sorted(
             (device.uuid in ledger.stuck_devices, -free if is_spread else free,
-             device.uuid in ledger.busy_devices, device.index, device.uuid or "")
+             device.uuid in ledger.busy_devices, ledger.contention(device), device.index,
+             device.uuid or "")
             for device, free in ((device, ledger.free_bytes(device)) for device in node.devices)
             if free >= need
             and device.product == products[0]
             and (self._may_be_stuck or device.uuid not in ledger.stuck_devices)
             and device.uuid not in self._blocked
+            and self._is_within(device, replica)
         )[:num_devices]  # fmt: skip
         if len(group) < num_devices:
             return None
@@ -300,6 +309,22 @@ class Pools:
             bytes_per_device=need,
             leftover_bytes=min(abs(free) for _, free, *_ in group) - need,
         )
+
+    def _is_within(self, device: Device, replica: WantedReplica) -> bool:
+        """Whether the device's time is enough for the replica beside those on it.
+
+        One engine alone never contends with anybody.
+        """
+        taken = self._ledger.contention(device)
+        if self._limit is None or not taken:
+            return True
+        return taken + time_share(replica, device.product) <= self._limit
+
+
+def time_share(replica: WantedReplica, product: str | None) -> float:
+    """The share of such a device's time that a replica counts for."""
+    known = replica.occupancy_on(product)
+    return UNKNOWN_OCCUPANCY_RATIO if known is None else known
 
 
 def _largest(products: PoolKey, footprint_on: FootprintOn) -> ReplicaFootprint:

@@ -86,6 +86,11 @@ class WantedReplica:
     home: Home | None = None
     neighbours: NeighbourNeeds = ANY_NEIGHBOURS
     """Which pods it must, must not or should not be beside."""
+    occupancies_by_product: Mapping[str, float] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    """Share of a device's time in which its engine moves or computes, by kind of accelerator;
+    what is missing is not known, and counts as 1."""
     nodes_with_weights: frozenset[str] = frozenset()
     """Nodes whose disk has its weights, as far as is known: of equal ones these are preferred.
     They decide neither whether it fits, nor on which kind of accelerator."""
@@ -117,6 +122,10 @@ class WantedReplica:
         """What it needs on that kind of accelerator: as measured, else as estimated."""
         return self.footprints_by_product.get(product or "", self.footprint)
 
+    def occupancy_on(self, product: str | None) -> float | None:
+        """The share of such a device's time that its engine takes; None when not known."""
+        return self.occupancies_by_product.get(product or "")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
@@ -138,6 +147,11 @@ class Placed:
     why: str
     resource: str = "nvidia.com/gpu"
     """What an exclusive replica asks the device plugin for."""
+    occupancy_ratio: float | None = None
+    """Share of each device's time that its engine takes when it has work; None: not known."""
+    contention: float | None = None
+    """Engines' shares of the most contended of its devices, its own among them, summed: above 1
+    they slow each other down. None for whole devices."""
     must_wait: bool = False
     """Whether an engine starts, ends or waits to start on one of its devices: they start one
     after the other."""
@@ -152,6 +166,7 @@ class Placed:
             num_exclusive_devices=0 if self.device_uuids else self.num_devices,
             exclusive_bytes=0 if self.device_uuids else self.bytes_per_device,
             resource=self.resource,
+            occupancy_ratio=self.occupancy_ratio,
             is_moving=True,
         )
 

@@ -12,7 +12,7 @@ from memroute.placement.inventory import Inventory, Node, PlacementMode
 from memroute.placement.ledger import Ledger
 from memroute.placement.neighbourhood import Allowed, Neighbourhood
 from memroute.placement.neighbours import Neighbour
-from memroute.placement.pools import Candidate, Pools
+from memroute.placement.pools import Candidate, Pools, time_share
 from memroute.placement.problem import (
     Decision,
     Home,
@@ -231,6 +231,7 @@ class Search:
             rule = "fewest sibling replicas" if is_spread else "tightest fit"
         if best.node.name in replica.nodes_with_weights:
             rule += ", has the weights"
+        contention, beside = self._contention(replica, best) if shared else (None, "")
         return Placed(
             key=replica.key,
             node=best.node.name,
@@ -243,14 +244,24 @@ class Search:
             product=best.devices[0].product,
             why=(
                 f"needs {format_gib(footprint.total_bytes)} per device; {where}: {rule}, "
-                f"leaves {format_gib(best.leftover_bytes)}"
+                f"leaves {format_gib(best.leftover_bytes)}{beside}"
             ),
+            occupancy_ratio=replica.occupancy_on(best.devices[0].product),
+            contention=contention,
             resource=best.node.resource,
             must_wait=any(
                 device.uuid in self.ledger.busy_devices or device.uuid in self.ledger.stuck_devices
                 for device in (best.devices if shared else ())
             ),
         )
+
+    def _contention(self, replica: WantedReplica, best: Candidate) -> tuple[float, str]:
+        """Of the most contended of the devices with the replica on it, and a clause about it."""
+        taken = max(self.ledger.contention(device) for device in best.devices)
+        together = taken + time_share(replica, best.devices[0].product)
+        if not taken:
+            return together, ""
+        return together, f"; engines on its device want {together:.1f} times its time"
 
 
 def _refused_by_neighbours(replica: WantedReplica, others: Candidate, allowed: Allowed) -> Refused:

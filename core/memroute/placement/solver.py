@@ -6,7 +6,7 @@ it refuses what would have fitted, a second look packs all that is wanted at onc
 (``second_look``). Same input, same plan: ties go to the first name.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from memroute.placement.inventory import Inventory, Node, Reservation
@@ -72,7 +72,8 @@ class Solver:
         """Where the replicas go, in the order given; from now on their room is taken.
 
         Whoever finds a place in that order has one. When some are refused that others of them
-        are in the way of, those others may be given another (``second_look``).
+        are in the way of, those others may be given another (``second_look``). A limit of
+        contention costs nobody a place: where more find one by bytes alone, those places count.
         """
         busy = set(self.ledger.busy_devices)
         if not self._search.has_askers:
@@ -80,7 +81,64 @@ class Solver:
         decisions = [self.place(replica) for replica in wanted]
         if any(isinstance(one, Refused) for one in decisions):
             self._look_again(wanted, decisions, busy)
+            if self.ledger.max_contention is not None:
+                self._look_without_limit(wanted, decisions, busy)
         return tuple(decisions)
+
+    def _look_without_limit(
+        self, wanted: Sequence[WantedReplica], decisions: list[Decision], busy: set[str]
+    ) -> None:
+        """Plan by bytes alone where some are refused; changes decisions and ledger if that helps.
+
+        ``busy``: devices on which engines started before any of them was placed.
+        """
+        movable = self._movable(wanted, decisions)
+        refused = [n for n, one in enumerate(decisions) if isinstance(one, Refused)]
+        if not movable or not refused:
+            return
+        kept, asked = list(decisions), sorted([*movable, *refused])
+        limit, self.ledger.max_contention = self.ledger.max_contention, None
+        self._take_back(movable, decisions, busy)
+        for number in asked:
+            decisions[number] = self.place(wanted[number])
+        if any(isinstance(one, Refused) for one in decisions):
+            self._look_again(wanted, decisions, busy)
+        self.ledger.max_contention = limit
+        if sum(isinstance(one, Refused) for one in decisions) < len(refused):
+            return
+        self._take_back(self._movable(wanted, decisions), decisions, busy)
+        for number in asked:
+            decisions[number] = one = kept[number]
+            if isinstance(one, Placed):
+                self.book(one.reservation())
+
+    def _movable(
+        self, wanted: Sequence[WantedReplica], decisions: Sequence[Decision]
+    ) -> dict[int, Placed]:
+        """Decisions of this step that may as well be others, by position."""
+        return {
+            number: one
+            for number, one in enumerate(decisions)
+            if isinstance(one, Placed)
+            and self._search.is_free(wanted[number])
+            and _is_movable(wanted[number])
+        }
+
+    def _take_back(
+        self, movable: Mapping[int, Placed], decisions: Sequence[Decision], busy: set[str]
+    ) -> None:
+        """Book those of this step no more; engines start where those of the others do."""
+        for one in movable.values():
+            self.ledger.release(one.key.pod)
+            self.ledger.restore(())
+        starting = set(busy)
+        for number, decision in enumerate(decisions):
+            if isinstance(decision, Placed) and number not in movable:
+                starting.update(decision.device_uuids)
+        self.ledger.busy_devices = starting
+        for name in {one.node for one in movable.values()}:
+            self._pools.refresh(name)
+        self._refused.clear()  # room was given back
 
     def _look_again(
         self, wanted: Sequence[WantedReplica], decisions: list[Decision], busy: set[str]
@@ -89,13 +147,7 @@ class Solver:
 
         ``busy``: devices on which engines started before any of them was placed.
         """
-        movable = {
-            number: one
-            for number, one in enumerate(decisions)
-            if isinstance(one, Placed)
-            and self._search.is_free(wanted[number])
-            and _is_movable(wanted[number])
-        }
+        movable = self._movable(wanted, decisions)
         if not movable:
             return
         refused = [
@@ -111,15 +163,7 @@ class Solver:
         places = second_look(view.room, kinds, placed, refused)
         if len(places) == len(placed):
             return
-        for one in movable.values():
-            self.ledger.release(one.key.pod)
-            self.ledger.restore(())
-        for number, decision in enumerate(decisions):
-            if isinstance(decision, Placed) and number not in movable:
-                busy.update(decision.device_uuids)
-        self.ledger.busy_devices = busy
-        for name in {one.node for one in movable.values()}:
-            self._pools.refresh(name)
+        self._take_back(movable, decisions, busy)
         for number in sorted(places):
             replica = wanted[number]
             candidate = view.candidate(self.ledger, replica, places[number])

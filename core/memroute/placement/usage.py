@@ -13,7 +13,8 @@ nobody has told is None.
 
 A reading may be from before a replica has ended, and shows any part of one that starts. What it
 shows beyond the other promises, up to those replicas', is unclear: it is promised to nobody until
-a younger reading tells, and is not called foreign.
+a younger reading tells, and is not called foreign. Where something is unclear, free is a lower
+bound. A whole device whose reading names a pod that is gone was used by that one.
 """
 
 from collections.abc import Iterable
@@ -35,8 +36,16 @@ class DeviceUse:
     free_bytes: int | None
     unclear_bytes: int = 0
     """In use by others, or by our replicas that start or have just ended: nobody knows yet."""
+    contention: float | None = None
+    """What engines on a shared device want of its time, summed: above 1 they slow each other.
+    None where nobody shares it."""
     holders: tuple[tuple[str, int], ...]
     """``namespace/pod`` and bytes, the largest first."""
+
+    @property
+    def is_free_at_least(self) -> bool:
+        """Whether a younger reading may show more free than this one does."""
+        return self.free_bytes is not None and self.unclear_bytes > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +61,11 @@ class NodeUse:
     foreign_bytes: int
     free_bytes: int
     unclear_bytes: int = 0
+
+    @property
+    def is_free_at_least(self) -> bool:
+        """Whether a younger reading may show more free than this one does."""
+        return self.unclear_bytes > 0
 
     @property
     def usable_bytes(self) -> int:
@@ -100,6 +114,7 @@ def _shared(ledger: Ledger, device: Device) -> DeviceUse:
         foreign_bytes=foreign if is_read else None,
         unclear_bytes=ledger.foreign_bytes(device) - foreign if is_read else 0,
         free_bytes=ledger.free_bytes(device),
+        contention=ledger.contention(device),
         holders=tuple((owner, size) for size, owner in ledger.holders(device)),
     )
 
@@ -124,9 +139,11 @@ def _whole(ledger: Ledger, node: Node, device: Device) -> DeviceUse:
             device=device, promised_bytes=None, observed_bytes=observed, foreign_bytes=None,
             free_bytes=None, holders=(),
         )  # fmt: skip
-    free = 0 if device.unusable_reason is not None else device.usable_bytes - (observed or 0)
+    # A reading that names a pod is from before that pod has gone: nobody else used the device.
+    foreign = 0 if device.assigned_pod is not None and observed is not None else observed
+    free = 0 if device.unusable_reason is not None else device.usable_bytes - (foreign or 0)
     return DeviceUse(
-        device=device, promised_bytes=0, observed_bytes=observed, foreign_bytes=observed,
+        device=device, promised_bytes=0, observed_bytes=observed, foreign_bytes=foreign,
         free_bytes=max(0, free), holders=(),
     )  # fmt: skip
 
@@ -187,6 +204,8 @@ class FleetUse:
     foreign_bytes: int
     free_bytes: int
     unclear_bytes: int = 0
+    is_free_at_least: bool = False
+    """Whether younger readings may show more free."""
 
 
 def fleet_use(nodes: Iterable[NodeUse]) -> FleetUse:
@@ -203,4 +222,5 @@ def fleet_use(nodes: Iterable[NodeUse]) -> FleetUse:
         foreign_bytes=sum(one.foreign_bytes for one in listed),
         free_bytes=sum(one.free_bytes for one in listed),
         unclear_bytes=sum(one.unclear_bytes for one in listed),
+        is_free_at_least=any(one.is_free_at_least for one in listed),
     )

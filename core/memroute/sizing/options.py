@@ -5,10 +5,11 @@ that holds the wanted sequences of the whole context. The highest precision that
 the fewest devices: quality first, then cost.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
-from memroute.bandwidth import Throughput, throughput_of
+from memroute.bandwidth import Throughput, link_of, throughput_of
 from memroute.catalog import Accelerator
 from memroute.errors import UnknownWeightsError, UnsupportedShapeError
 from memroute.footprint import (
@@ -52,6 +53,8 @@ class Question:
     """None: the fewest devices that fit."""
     engine: EngineType = EngineType.VLLM
     """What serves it."""
+    links: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """What joins the devices of a node, by accelerator (``link_of``); not known where missing."""
     start_log: StartLog | None = None
     """What an engine of this model has logged: its overheads replace the laws."""
 
@@ -178,7 +181,8 @@ def _option(
     usual = question.prompt_tokens + question.output_tokens
     users = layout.num_sequences_within(pool, [LengthShare(tokens=usual)])
     throughput = None
-    if users and shape.architecture.is_exact:
+    weights = footprint.weights_estimate
+    if users and weights.has_formula:
         # Half of the answer is there on average; the engine runs no more than its limit.
         throughput = throughput_of(
             shape,
@@ -186,6 +190,7 @@ def _option(
             num_sequences=shape.max_num_seqs,
             context_tokens=question.prompt_tokens + question.output_tokens // 2,
             max_sequences=users,
+            link=link_of(question.links.get(accelerator.name), accelerator),
         )
     return Option(
         accelerator=accelerator,
@@ -193,8 +198,8 @@ def _option(
         footprint=footprint,
         precision=(
             resolve_format(shape.architecture, quantization).name
-            if shape.architecture.is_exact
-            else footprint.weights_estimate.format_name
+            if weights.has_formula
+            else weights.format_name
         ),
         pool_bytes=pool,
         kv_capacity_tokens=layout.capacity_tokens(pool, question.max_context_tokens),
@@ -236,7 +241,7 @@ def _suggestions(question: Question, accelerator: Accelerator) -> tuple[str, ...
 
 
 def _changes(question: Question) -> Iterator[tuple[str, Question]]:
-    if not question.kv_cache_dtype.is_quantized:
+    if not question.shape.is_cache_quantized:
         yield "--kv-cache-dtype fp8", replace(question, kv_cache_dtype=KVCacheDtype.FP8)
     if question.tensor_parallel_size is not None:
         yield "--tensor-parallel auto", replace(question, tensor_parallel_size=None)

@@ -335,3 +335,27 @@ take over what another release had, unless --take-ownership is said.
 {{- end -}}
 {{- end -}}
 {{- end }}
+
+{{/*
+Refuse namespaces of the scope that are not there, before anything is installed: Helm would stop half-way, at the first Role.
+The release's own may be made by --create-namespace, after this was read.
+*/}}
+{{- define "memroute.checkScope" -}}
+{{- if and .Values.clusterChecks .Values.scope.namespaces (lookup "v1" "Namespace" "" "kube-system") -}}
+{{- $missing := list -}}
+{{- range .Values.scope.namespaces -}}
+{{- $found := lookup "v1" "Namespace" "" . -}}
+{{- if and $found $found.metadata.deletionTimestamp -}}
+{{- fail (printf "memroute: namespace %s of scope.namespaces is being deleted: leave it out, or wait until it has gone and make it anew (kubectl create namespace %s)" . .) -}}
+{{- end -}}
+{{- if and (not $found) (ne . $.Release.Namespace) -}}
+{{- $missing = append $missing . -}}
+{{- end -}}
+{{- end -}}
+{{- if $missing -}}
+{{- $commands := list -}}
+{{- range $missing -}}{{- $commands = append $commands (printf "kubectl create namespace %s" .) -}}{{- end -}}
+{{- fail (printf "memroute: the cluster has no namespace %s, and scope.namespaces names it; nothing was installed. Make it first: %s" (join ", " $missing) (join " && " $commands)) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}

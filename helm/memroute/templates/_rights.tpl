@@ -62,10 +62,10 @@
   resources: [configmaps]
   resourceNames: [memroute-calibrations]
   verbs: [get, patch]
-# What it has read of devices and routers, for `memroute top`.
+# What it has read of devices and routers, for `memroute top` and the routers' live map.
 - apiGroups: [""]
   resources: [configmaps]
-  resourceNames: [memroute-fleet]
+  resourceNames: [memroute-fleet, memroute-map]
   verbs: [patch]
 # Which nodes have which weights.
 - apiGroups: [""]
@@ -86,6 +86,16 @@
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]
+{{- end }}
+{{- define "memroute.router.own" -}}
+# Nodes and devices of its live map, as the operator writes them.
+- apiGroups: [""]
+  resources: [configmaps]
+  resourceNames: [memroute-map]
+  verbs: [get]
+{{- if and .Values.scope.namespaces (eq (include "memroute.hasPeers" .) "true") }}
+{{ include "memroute.router.peers" . }}
+{{- end }}
 {{- end }}
 {{- define "memroute.router.peers" -}}
 # The other routers.

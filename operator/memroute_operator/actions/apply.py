@@ -7,7 +7,7 @@ from memroute.placement import Placed, PlacementMode, Reservation
 from memroute_kube import PODS, ApiError, KubeObject, KubernetesClient
 from memroute_kube.client import CONFLICT, JSON_PATCH, NOT_FOUND, UNPROCESSABLE
 from memroute_kube.errors import BAD_REQUEST, FORBIDDEN
-from memroute_kube.resources import ANNOTATION_DRAINING, object_key
+from memroute_kube.resources import object_key
 from memroute_operator.actions.aheads import AheadApplier
 from memroute_operator.actions.deleting import delete_pod
 from memroute_operator.plan import (
@@ -23,6 +23,7 @@ from memroute_operator.plan import (
 )
 from memroute_operator.pod.templates import Templates
 from memroute_operator.replicas.giving_way import ANNOTATION_GIVES_WAY, encode_gives_way
+from memroute_operator.replicas.leaving import draining_marks
 from memroute_operator.replicas.pods import describe_owner, is_ours
 from memroute_operator.replicas.promises import encode_claim
 from memroute_operator.replicas.replica import ANNOTATION_SUCCESSOR, START_GATE, Replica
@@ -77,6 +78,7 @@ def promised(action: Create) -> Reservation:
         num_exclusive_devices=0 if shared else placed.num_devices,
         exclusive_bytes=0 if shared else placed.bytes_per_device,
         resource=placed.resource,
+        occupancy_ratio=placed.occupancy_ratio,
     )
 
 
@@ -168,11 +170,12 @@ class Applier:
     async def _mark(self, action: MarkDraining) -> None:
         replica = action.replica
         since = datetime.now(UTC).isoformat(timespec="milliseconds") if action.draining else None
+        marks = draining_marks(replica.successor, since)
         patched = await self._client.patch(
             PODS,
             replica.namespace,
             replica.pod_name,
-            {"metadata": {"uid": replica.uid, "annotations": {ANNOTATION_DRAINING: since}}},
+            {"metadata": {"uid": replica.uid, "annotations": marks}},
         )
         self._take(patched)
         LOGGER.info("replica draining=%s pod=%s", action.draining, replica.key)

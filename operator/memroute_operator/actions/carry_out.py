@@ -36,6 +36,7 @@ from memroute_operator.actions.apply import (
 from memroute_operator.actions.backoff import Backoff, Failure
 from memroute_operator.actions.lanes import LATE_SECONDS as LATE_LANE_SECONDS
 from memroute_operator.actions.lanes import Lanes
+from memroute_operator.actions.on_their_way import OnTheirWay
 from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.plan import Action, Create, FetchAhead, GiveWay
 
@@ -53,19 +54,6 @@ ANSWERED_SECONDS = 2.0
 GATEWAY_TIMEOUT = 504
 # The reason of a pod that the API server refused.
 POD_REFUSED = "PodRefused"
-
-
-@dataclass(slots=True, kw_only=True)
-class _OnItsWay:
-    """A pod that is being created, or may have been."""
-
-    reservation: Reservation
-    is_tried: bool = False
-    """Whether the API server was asked; False while it waits for its turn in a lane."""
-    decided_seconds: float | None = None
-    """From when on what is not there will not come any more; None while the call runs."""
-    needs_list: bool = True
-    """Whether only a full list tells that it is not there: events may have been lost as well."""
 
 
 @dataclass(slots=True)
@@ -88,7 +76,7 @@ class CarryOut:
         )
     )
     global_error: ApiError | None = None
-    _on_their_way: dict[str, _OnItsWay] = field(default_factory=dict)
+    on_their_way: OnTheirWay = field(default_factory=OnTheirWay)
 
     async def carry_out(
         self,
@@ -114,18 +102,15 @@ class CarryOut:
         self.raise_global_error()
 
     def _start_lane(self, key: str, due: list[Action], on_done: Callable[[Action], None]) -> None:
-        creates = [action for action in due if isinstance(action, Create)]
+        creates = {pod_key(action): action for action in due if isinstance(action, Create)}
 
         def drop_what_was_not_tried() -> None:
-            for create in creates:
-                pod = pod_key(create)
-                if pod in self._on_their_way and not self._on_their_way[pod].is_tried:
-                    del self._on_their_way[pod]
+            self.on_their_way.drop_untried(creates)
 
         if self.lanes.start(key, self._lane(due, on_done), on_end=drop_what_was_not_tried):
-            # From now on, not from when its turn comes: the next step must not give it away.
-            for create in creates:
-                self._on_their_way[pod_key(create)] = _OnItsWay(reservation=promised(create))
+            # From now on, not from when its turn comes.
+            for pod, create in creates.items():
+                self.on_their_way.begin(pod, promised(create))
 
     def raise_global_error(self) -> None:
         """Raise what ended a lane and concerns everybody, once."""
@@ -136,7 +121,7 @@ class CarryOut:
     def held_back(self) -> frozenset[str]:
         """Whose pods are not created now, as ``PlanContext.held_back`` names them."""
         now = self.clock()
-        held = set(self._on_their_way)
+        held = set(self.on_their_way.keys())
         for (kind, key), _ in self.failures.all_waiting(now):
             if kind == "create":
                 held.add(f"{key}/")
@@ -162,36 +147,12 @@ class CarryOut:
 
     def reservations(self, seen: Callable[[str], bool]) -> list[Reservation]:
         """What pods that nobody has seen yet will hold. ``seen``: whether the store has a pod."""
-        now = self.clock()
-        for key, pod in list(self._on_their_way.items()):
-            if pod.decided_seconds is None:
-                continue
-            if seen(key) or (not pod.needs_list and pod.decided_seconds <= now):
-                del self._on_their_way[key]
-        return [pod.reservation for key, pod in self._on_their_way.items() if not seen(key)]
+        return self.on_their_way.reservations(seen, self.clock())
 
     @property
     def wants_list(self) -> bool:
         """Whether a full list of pods would tell what became of one that was on its way."""
-        now = self.clock()
-        return any(
-            pod.needs_list and pod.decided_seconds is not None and pod.decided_seconds <= now
-            for pod in self._on_their_way.values()
-        )
-
-    def on_listed(self, began_seconds: float) -> bool:
-        """A full list that began then is in the store: what it lacks does not exist.
-
-        Whether that decides of any pod what became of it.
-        """
-        decided = [
-            key
-            for key, pod in self._on_their_way.items()
-            if pod.decided_seconds is not None and pod.decided_seconds <= began_seconds
-        ]
-        for key in decided:
-            del self._on_their_way[key]
-        return bool(decided)
+        return self.on_their_way.wants_list(self.clock())
 
     def create_failure(self, deployment: str) -> Failure | None:
         """Why the deployment's pods are not accepted; None when they are."""
@@ -224,12 +185,7 @@ class CarryOut:
         """When the next thing is due by time alone; None when nothing is."""
         now = self.clock()
         dues = [b.next_due_seconds(now) for b in (self.failures, self.superseded)]
-        dues += [
-            # What waits for a list is due when the list is there, and that wakes everybody.
-            pod.decided_seconds
-            for pod in self._on_their_way.values()
-            if pod.decided_seconds is not None and pod.decided_seconds > now
-        ]
+        dues += self.on_their_way.dues(now)
         return min((due for due in dues if due is not None), default=None)
 
     def _may_try(self, action: Action) -> bool:
@@ -242,7 +198,7 @@ class CarryOut:
         return (
             self.failures.waiting(("create", deployment_key(action)), now) is None
             and self.failures.waiting(("name", pod), now) is None
-            and pod not in self._on_their_way
+            and pod not in self.on_their_way
         )
 
     def _lane(self, actions: list[Action], on_done: Callable[[Action], None]) -> "_Lane":
@@ -252,7 +208,7 @@ class CarryOut:
         """Try one action and note how it went; False when its deployment's creates must wait."""
         kind, pod = type(action).__name__, pod_key(action)
         if isinstance(action, Create):
-            self._on_their_way[pod].is_tried = True
+            self.on_their_way.on_tried(pod)
         try:
             done = await self.applier.apply(action)
         except ApiError as error:
@@ -262,7 +218,7 @@ class CarryOut:
             # Cancelled, or a bug: whether it came through is not known.
             self._leave_on_its_way(pod, LATE_SECONDS, needs_list=True)
             raise
-        self._on_their_way.pop(pod, None)
+        self.on_their_way.end(pod)
         if not done:
             self._failed(self.superseded, (kind, pod), "Superseded", "the cluster has moved on")
             return True
@@ -279,7 +235,7 @@ class CarryOut:
         kind, pod = type(action).__name__, pod_key(action)
         if isinstance(action, Create):
             if error.is_outcome_known:
-                self._on_their_way.pop(pod, None)
+                self.on_their_way.end(pod)
             else:
                 answered = error.status not in (0, GATEWAY_TIMEOUT)
                 is_late = not answered and not error.is_global
@@ -329,9 +285,7 @@ class CarryOut:
         )
 
     def _leave_on_its_way(self, pod: str, seconds: float, *, needs_list: bool) -> None:
-        if pod in self._on_their_way:
-            self._on_their_way[pod].decided_seconds = self.clock() + seconds
-            self._on_their_way[pod].needs_list = needs_list
+        self.on_their_way.leave(pod, decided_seconds=self.clock() + seconds, needs_list=needs_list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,11 @@ from memroute_operator.adapters.caller import Caller
 from memroute_operator.adapters.calls import CALLS
 from memroute_operator.adapters.container import mount_paths_of
 from memroute_operator.adapters.deciding import FetchTold, commit_of, steps
+from memroute_operator.adapters.held_lists import HeldLists, ListInEffect
 from memroute_operator.adapters.loading import Loader
 from memroute_operator.adapters.pod_calls import Target, ask_container, ask_engine
 from memroute_operator.adapters.reading import Adapter
-from memroute_operator.adapters.telling import View, pinned_commits
+from memroute_operator.adapters.telling import View
 from memroute_operator.replicas.replica import Replica
 from memroute_operator.spec.deployment import Deployment
 
@@ -70,6 +71,7 @@ class AdapterKeeper:
         self._clock = clock
         self._on_change = on_change
         self._on_bug = on_bug
+        self._lists = HeldLists()
         self._targets: dict[str, Target] = {}
         self._due: dict[str, _Due] = {}
         self._looking: set[str] = set()
@@ -86,11 +88,13 @@ class AdapterKeeper:
         targets = {}
         for replica in replicas:
             deployment = with_slots.get(replica.deployment)
-            target = None if deployment is None else _target(deployment, replica)
+            if deployment is None:
+                continue
+            target = _target(deployment, replica, self._lists.in_effect(deployment))
             if target is not None:
                 targets[target.uid] = target
         for uid, target in targets.items():
-            signature = (target.wanted, target.is_ready, target.num_restarts)
+            signature = (target.wanted, target.is_held, target.is_ready, target.num_restarts)
             due = self._due.get(uid)
             if due is None or due.signature != signature:
                 since = None if due is None else due.silent_since
@@ -99,12 +103,14 @@ class AdapterKeeper:
                 if view is not None and not target.is_ready:
                     # An engine that starts again has nothing loaded.
                     self.views[uid] = View(fetched=view.fetched)
+        self._lists.forget_all_but({one.uid for one in with_slots.values()})
         self._targets = targets
         self._due = {uid: due for uid, due in self._due.items() if uid in targets}
         self.views = {uid: view for uid, view in self.views.items() if uid in targets}
 
     def forget(self) -> None:
         """Begin anew: what was seen in an earlier term may be so no more."""
+        self._lists = HeldLists()
         self._due.clear()
         self.views.clear()
 
@@ -164,7 +170,10 @@ class AdapterKeeper:
 
     async def _keep(self, target: Target) -> tuple[View | None, float]:
         """What one replica has by now, and when it is to be looked at again."""
-        fetched, silence = await ask_container(self._caller, target)
+        fetched: dict[str, FetchTold] = {}
+        silence = None
+        if not target.is_held:
+            fetched, silence = await ask_container(self._caller, target)
         commits = {
             one.address: commit
             for one in target.wanted
@@ -180,6 +189,8 @@ class AdapterKeeper:
             before = self.views.get(target.uid) or View()
             troubles = {one.name: loaded for one in target.wanted}
             return replace(before, troubles=troubles), TROUBLED_SECONDS
+        if target.is_held:
+            return View(loaded=_client_names(target, loaded)), SETTLED_SECONDS
         found = steps(
             target.wanted if silence is None else _in_volumes(target.wanted),
             fetched=fetched,
@@ -201,7 +212,7 @@ class AdapterKeeper:
             due.silent_since = None
         is_told = await self._loader.carry_out(target, found, loaded)
         view = View(
-            loaded=frozenset(target.calls.client_name(name, target.served_name) for name in loaded),
+            loaded=_client_names(target, loaded),
             fetched=commits,
             fetching=frozenset(found.fetching),
             troubles=dict(found.troubles),
@@ -220,6 +231,10 @@ class AdapterKeeper:
         return now - due.silent_since >= SILENT_SECONDS
 
 
+def _client_names(target: Target, loaded: Iterable[str]) -> frozenset[str]:
+    return frozenset(target.calls.client_name(name, target.served_name) for name in loaded)
+
+
 def _commit(told: FetchTold | None) -> str | None:
     return None if told is None else commit_of(told.source)
 
@@ -233,8 +248,11 @@ def _fetch_troubles(fetched: Mapping[str, FetchTold]) -> dict[str, str]:
     return {name: why for name, told in fetched.items() if (why := told.trouble) is not None}
 
 
-def _target(deployment: Deployment, replica: Replica) -> Target | None:
-    """A replica as it is to be told; None for one that cannot be: it ends, or has no slots."""
+def _target(deployment: Deployment, replica: Replica, held: ListInEffect | None) -> Target | None:
+    """A replica as it is to be told; None for one that cannot be: it ends, or has no slots.
+
+    ``held``: what it should have; None where nobody knows, so that it is only looked at.
+    """
     address = mapping(replica.obj.get("status")).get("podIP")
     calls, mount_paths = CALLS.get(deployment.engine), mount_paths_of(replica.obj)
     if (
@@ -252,8 +270,9 @@ def _target(deployment: Deployment, replica: Replica) -> Target | None:
         address=address,
         is_ready=replica.is_ready,
         num_restarts=replica.num_restarts,
-        wanted=deployment.adapters.managed,
-        commits=pinned_commits(deployment),
+        wanted=() if held is None else held.wanted,
+        is_held=held is None,
+        commits={} if held is None else held.commits,
         mount_paths=mount_paths,
         calls=calls,
         served_name=deployment.served_name,

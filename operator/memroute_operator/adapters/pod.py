@@ -9,6 +9,7 @@ init container that fetches weights.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from memroute.footprint.weights import adapter_bytes_per_rank
 from memroute.units import MIB
 from memroute_operator.adapters.container import (
     ADAPTERS_CONTAINER,
@@ -17,6 +18,7 @@ from memroute_operator.adapters.container import (
 )
 from memroute_operator.adapters.reading import FETCHED_PATH, Adapters
 from memroute_operator.pod.pod_defaults import BIND_VARIABLE, security_context
+from memroute_operator.spec.deployment import Deployment
 from memroute_operator.spec.hub_source import HubSource
 from memroute_operator.weights.caches import Cache
 from memroute_operator.weights.pod import CACHE_PATH, PROXIES, STORE_KEYS
@@ -26,6 +28,10 @@ TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105 - the name of a variable
 CPU_MILLIS = 50
 REQUEST_BYTES = 96 * MIB
 LIMIT_BYTES = 512 * MIB
+# Entries of ``spec.adapters`` at the most, by the CRD.
+MAX_LISTED = 256
+# Of a value in a file: trainers store adapters in 32 bits, and engines load them in 16.
+STORED_DTYPE_BYTES = 4
 
 
 def scope_of(namespace: str) -> str:
@@ -33,14 +39,33 @@ def scope_of(namespace: str) -> str:
     return f"namespace-{namespace}"
 
 
-def store_of(cache: Cache | None) -> Cache:
+def store_of(deployment: Deployment) -> Cache:
     """Where fetched adapters are kept: where weights are, else in a folder of the pod.
 
-    Its size is that of the weights' own volume, so it does not bound a folder of the pod's.
+    A folder of the pod is one of its own beside that of the weights, of the same size where one is
+    said. Else it has room for the longest list, because lists grow while the pod runs. The
+    container keeps to its size: kubelet would end the pod, and the engine with it.
     """
-    if cache is None or (cache.host_path is None and cache.claim is None):
-        return Cache()
-    return cache
+    cache = deployment.cache
+    if cache is not None and (cache.host_path is not None or cache.claim is not None):
+        return cache
+    size = None if cache is None else cache.max_bytes
+    return Cache(max_bytes=longest_list_bytes(deployment) if size is None else size)
+
+
+def longest_list_bytes(deployment: Deployment) -> int | None:
+    """Bytes of as many adapters as a list may have, each as large as the slots take.
+
+    Of a model that is not known, None.
+    """
+    if deployment.slots is None or deployment.shape is None:
+        return None
+    return adapter_bytes_per_rank(
+        deployment.shape.architecture,
+        max_adapters=MAX_LISTED,
+        max_rank=deployment.slots.max_rank,
+        dtype_bytes=STORED_DTYPE_BYTES,
+    )
 
 
 def adapter_volumes(adapters: Adapters, store: Cache) -> list[dict[str, Any]]:

@@ -45,6 +45,8 @@ class Target:
     calls: AdapterCalls
     served_name: str
     max_rank: int
+    is_held: bool = False
+    """Whether it is only looked at: it is paused, and nobody knows what it should have."""
 
     @property
     def namespace(self) -> str:

@@ -14,6 +14,7 @@ LOADED, LOADING, FETCHING = "Loaded", "Loading", "Fetching"
 FAILED, PENDING, NAME_ONLY = "Failed", "Pending", "NameOnly"
 # Replicas that a message names one by one before it only counts.
 MAX_LISTED = 3
+WAITS_WHILE_PAUSED = "nothing is loaded or unloaded while spec.paused is true"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,13 @@ def told_adapters(
         return None
     commits = pinned_commits(deployment)
     ready = [one for one in replicas if one.is_ready and not one.is_terminating]
-    return [_told(one, ready, replicas, views, loaded, commits.get(one.name)) for one in wanted]
+    return [
+        _told(
+            one, ready, replicas, views, loaded,
+            commit=commits.get(one.name), is_paused=deployment.paused,
+        )
+        for one in wanted
+    ]  # fmt: skip
 
 
 def _told(
@@ -68,7 +75,9 @@ def _told(
     replicas: Iterable[Replica],
     views: Mapping[str, View],
     loaded: Mapping[str, frozenset[str]],
+    *,
     commit: str | None,
+    is_paused: bool,
 ) -> dict[str, Any]:
     if not adapter.is_managed:
         message = "it has no source: the engines' owner loads it, and routers know its name"
@@ -79,6 +88,8 @@ def _told(
         (found for _, view in seen if (found := view.fetched.get(adapter.address or ""))), None
     )
     state, message = _state(adapter.name, ready, having, seen)
+    if is_paused and state in (PENDING, FETCHING, LOADING):
+        state, message = PENDING, WAITS_WHILE_PAUSED
     said: dict[str, Any] = {
         "name": adapter.name,
         "state": state,

@@ -14,6 +14,19 @@ class PoolReport:
     """Tokens of one block, as the engine resolved it; None when it does not say."""
     kv_cache_size_tokens: int | None = None
     """Tokens that the pool of one rank holds; None when it does not say."""
+    num_ranks: int = 1
+    """Data-parallel ranks, each with a pool of this size."""
+
+    @property
+    def kv_tokens(self) -> int | None:
+        """Tokens that requests can hold, all ranks together, as routers count them; None: unknown.
+
+        Without the null block. Before vLLM 0.25 the blocks are all that is said.
+        """
+        block, size = self.block_size_tokens, self.kv_cache_size_tokens
+        if size is None and block is not None:
+            size = self.num_blocks * block
+        return None if size is None else self.num_ranks * max(0, size - (block or 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +37,8 @@ class PartsReport:
     kv_cache_bytes: int
     graph_bytes: int | None = None
     """Of all captured graphs; None when it does not say."""
+    kv_tokens: int | None = None
+    """Tokens that its pool holds; None when it does not say."""
 
 
 EngineReport = PoolReport | PartsReport

@@ -24,7 +24,7 @@ from memroute.placement import Placed, PlacementMode
 from memroute.units import GIB
 from memroute_kube.resources import ENGINE_PORT
 from memroute_kube.shapes import mapping
-from memroute_operator.engines.reports import MAX_GIB, EngineReport, PartsReport
+from memroute_operator.engines.reports import MAX_CACHE_TOKENS, MAX_GIB, EngineReport, PartsReport
 from memroute_operator.engines.seam import (
     HOST,
     Drain,
@@ -49,6 +49,7 @@ MAX_SHARE = 0.98
 WEIGHTS = "sglang:weight_memory_usage_gb"
 KV_CACHE = "sglang:kv_cache_memory_usage_gb"
 GRAPHS = "sglang:graph_memory_usage_gb"
+CACHE_TOKENS = "sglang:max_total_num_tokens"
 PHASES: Final = (
     Phase(words="starting", pattern=re.compile(r"server_args=")),
     Phase(words="loading weights", pattern=re.compile(r"Load weight begin")),
@@ -154,7 +155,15 @@ class SGLang:
         )
 
     def read_report(self, page: str) -> EngineReport | None:
-        """Weights, pool and graphs, as it measured them: the most that a rank says (GiB)."""
+        """Weights, pool and graphs, as it measured them: the most that a rank says (GiB).
+
+        And the tokens of its pool: the fewest that a rank says.
+        """
+        tokens = [
+            int(sample.value)
+            for sample in parse_samples(page, {CACHE_TOKENS})
+            if sample.value is not None and 1 <= sample.value <= MAX_CACHE_TOKENS
+        ]
         parts: dict[str, float] = {}
         by_rank: dict[str, float] = {}
         for sample in parse_samples(page, {WEIGHTS, KV_CACHE, GRAPHS}):
@@ -175,6 +184,7 @@ class SGLang:
             weights_bytes=int(parts[WEIGHTS] * GIB),
             kv_cache_bytes=int(parts[KV_CACHE] * GIB),
             graph_bytes=int(max(by_rank.values()) * GIB) if by_rank else None,
+            kv_tokens=min(tokens, default=None),
         )
 
 

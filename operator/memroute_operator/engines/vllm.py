@@ -9,6 +9,7 @@ from memroute.footprint import EngineType
 from memroute.placement import Placed, PlacementMode
 from memroute_kube.resources import ENGINE_PORT
 from memroute_kube.shapes import listed, mapping
+from memroute_operator.engines.host_cache import FLAG, host_cache_of
 from memroute_operator.engines.reports import (
     MAX_BLOCK_SIZE_TOKENS,
     MAX_BLOCKS,
@@ -108,6 +109,8 @@ class VLLM:
         else:
             share = utilization_ratio(deployment, placed)
         arguments += ["--gpu-memory-utilization", f"{share:.2f}"]
+        if (host := host_cache_of(deployment, placed)) is not None:
+            arguments += [FLAG, str(host.size_gib)]
         return arguments + list(deployment.engine_args)
 
     def environment(self, deployment: Deployment, placed: Placed) -> Variables:
@@ -165,6 +168,7 @@ class VLLM:
             utilization_ratio=share,
             block_size_tokens=whole(labels.get("block_size"), 1, MAX_BLOCK_SIZE_TOKENS),
             kv_cache_size_tokens=whole(labels.get("kv_cache_size_tokens"), 1, MAX_CACHE_TOKENS),
+            num_ranks=num_ranks,
         )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memroute.placement import Refused, Verdict, verdicts
+from memroute_kube.routing import read_routing_status
 from memroute_kube.shapes import listed, mapping
 from memroute_operator.explaining.picture import DRAIN_SECONDS, Picture
 from memroute_operator.explaining.remedies import Remedy, remedies
@@ -25,6 +26,9 @@ class ModelExplanation:
     is_outdated: bool
     """Whether those are of an older spec."""
     status: Mapping[str, Any]
+    loaded: Mapping[str, frozenset[str]]
+    """Adapters that each replica has, as routers are told, by the uid of its pod; those of which
+    nobody knows are not in it."""
     refused: Refused | None
     """Why the next replica is placed nowhere; None where all that are wanted have a place."""
     num_refused: int
@@ -70,6 +74,7 @@ def explain_model(
         },
         is_outdated=status.get("observedGeneration") != deployment.generation,
         status=status,
+        loaded=_loaded(deployment),
         refused=refused,
         num_refused=len(outcome.refused),
         rollout=f"the new spec {blocked.message}" if blocked is not None else outcome.rollout,
@@ -77,6 +82,17 @@ def explain_model(
         asked=asked,
         remedies=tuple(remedies(picture, facts, step, deployment)) if refused else (),
     )
+
+
+def _loaded(deployment: Deployment) -> dict[str, frozenset[str]]:
+    told = read_routing_status(deployment.obj)
+    if told is None:
+        return {}
+    return {
+        uid: frozenset(one.adapters)
+        for uid, one in told.replicas.items()
+        if one.adapters is not None
+    }
 
 
 def _of_index(replicas: tuple[Replica, ...], index: int) -> tuple[Replica, ...]:

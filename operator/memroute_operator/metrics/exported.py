@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import (
@@ -11,14 +11,13 @@ from prometheus_client import (
     Gauge,
     Histogram,
     ProcessCollector,
-    start_http_server,
 )
 from prometheus_client.metrics_core import Metric
 
 from memroute import __version__
 from memroute.placement import NO_QUOTAS, HBMQuotas
 from memroute_operator.gather import Facts
-from memroute_operator.metrics.fleet import NO_LOSS, Families, Shown, Snapshot, families_of
+from memroute_operator.metrics.fleet import NO_LOSS, Shown, Snapshot
 from memroute_operator.metrics.labels import (
     ACTIONS,
     HUB_RESULTS,
@@ -28,6 +27,7 @@ from memroute_operator.metrics.labels import (
     TROUBLES,
     WRITES,
 )
+from memroute_operator.metrics.page import serve_page
 from memroute_operator.plan import Action
 from memroute_operator.readings.loops import ReadingMetrics
 from memroute_operator.replicas.lost_nodes import NodeLoss
@@ -44,71 +44,77 @@ class _Registry(CollectorRegistry):
             family.samples = [one for one in family.samples if not one.name.endswith("_created")]
             yield family
 
+    def describe(self) -> Iterable[Metric]:
+        """Its families, for the registry that this one is a part of."""
+        return self.collect()
+
 
 class OperatorMetrics:
-    """The operator's metric families. Owns its registry."""
+    """The operator's metric families. Owns its registry, and the one of its own work alone."""
 
     def __init__(self) -> None:
-        self.registry = _Registry()
+        self._own = _Registry()
         self._is_leading = True
         self._snapshot = Snapshot()
-        self.registry.register(self._snapshot)
+        self.registry = _Registry()
         self._actions = Counter(
             "memroute_operator_actions",
             "Actions carried out.",
             ("action",),
-            registry=self.registry,
+            registry=self._own,
         )
         self._failures = Counter(
             "memroute_operator_failures",
             "Calls that the API server refused, by what was tried and the status of its answer.",
             ("action", "status"),
-            registry=self.registry,
+            registry=self._own,
         )
         self._internal_errors = Counter(
             "memroute_operator_internal_errors",
             "Exceptions that are bugs of the operator, by where they were caught.",
             ("where",),
-            registry=self.registry,
+            registry=self._own,
         )
         self._hub_reads = Counter(
             "memroute_operator_hub_reads",
             "Models that a hub was asked for, by what came of it.",
             ("result",),
-            registry=self.registry,
+            registry=self._own,
         )
         self._reconcile = Histogram(
             "memroute_operator_reconcile_seconds",
             "Time of one reconcile of everything.",
-            registry=self.registry,
+            registry=self._own,
         )
         self._loop_lag = Histogram(
             "memroute_operator_loop_lag_seconds",
             "How late the event loop ran what was due, twenty times a second.",
             buckets=LOOP_LAG_BUCKETS,
-            registry=self.registry,
+            registry=self._own,
         )
         self._leading = Gauge(
             "memroute_operator_leading",
             "1 while this operator holds the Lease and writes, 0 for a standby.",
-            registry=self.registry,
+            registry=self._own,
         )
         self._errors = Counter(
             "memroute_operator_reconcile_errors",
             "Reconciles that an API error ended.",
-            registry=self.registry,
+            registry=self._own,
         )
         self._build = Gauge(
             "memroute_operator_build_info",
             "1; which release runs, on which Python.",
             ("version", "python"),
-            registry=self.registry,
+            registry=self._own,
         )
-        ProcessCollector(registry=self.registry)
-        self.readings = ReadingMetrics(self.registry)
+        ProcessCollector(registry=self._own)
+        self.readings = ReadingMetrics(self._own)
         self._conditions: dict[str, list[dict[str, Any]]] = {}
         """Of the last status of each ModelDeployment, by its key."""
         self._begin_at_zero()
+        self.registry.register(self._own)
+        self.registry.register(self._snapshot)
 
     def _begin_at_zero(self) -> None:
         """Every value of every label has a series from the start."""
@@ -128,7 +134,7 @@ class OperatorMetrics:
 
     def serve(self, host: str, port: int) -> None:
         """Serve ``/metrics`` from a thread of its own."""
-        start_http_server(port, addr=host, registry=self.registry)
+        serve_page(host, port, self.registry, own=self._own, fleet=self._snapshot)
 
     def on_loop_lag(self, seconds: float) -> None:
         """The event loop was late by so much."""
@@ -139,7 +145,7 @@ class OperatorMetrics:
         self._leading.set(is_leading)
         self._is_leading = is_leading
         if not is_leading:
-            self._snapshot.show(Families())
+            self._snapshot.show(None)
 
     def on_action(self, action: Action) -> None:
         """An action was carried out."""
@@ -161,6 +167,11 @@ class OperatorMetrics:
         """A reconcile was ended by an API error."""
         self._errors.inc()
 
+    @property
+    def conditions(self) -> Mapping[str, list[dict[str, Any]]]:
+        """Of each ModelDeployment, those of its status as it was made last."""
+        return self._conditions
+
     def on_status(self, key: str, conditions: list[dict[str, Any]]) -> None:
         """The status of a ModelDeployment has these conditions."""
         self._conditions[key] = conditions
@@ -176,21 +187,22 @@ class OperatorMetrics:
     ) -> None:
         """Show the gauges of a reconcile. ``refused``: deployment → reason → replicas.
 
-        ``unread``: ConfigMaps of an administrator that cannot be read.
+        ``unread``: ConfigMaps of an administrator that cannot be read. Nothing is worked out here:
+        whoever reads the page does that.
         """
         self._reconcile.observe(seconds)
         there = {deployment.key for deployment in facts.deployments}
         self._conditions = {key: told for key, told in self._conditions.items() if key in there}
-        families = families_of(
+        if not self._is_leading:  # it may have been lost while the step was under way
+            return
+        self._snapshot.show(
             Shown(
                 facts=facts,
                 refused=refused,
                 loss=loss,
                 quotas=quotas,
-                conditions=self._conditions,
-                unread=unread,
+                conditions=dict(self._conditions),
+                unread=frozenset(unread),
                 ended_at=time.time(),
             )
         )
-        if self._is_leading:  # it may have been lost while the step was under way
-            self._snapshot.show(families)

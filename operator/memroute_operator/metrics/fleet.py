@@ -1,10 +1,12 @@
 """The fleet as the last reconcile has seen it: its HBM, replicas, conditions and nodes.
 
-Built whole at the end of a reconcile, and swapped in at once: the server of ``/metrics`` runs in a
-thread of its own, and a scrape sees either the last reconcile or the one before.
+A reconcile leaves what it has found (``Shown``), which nobody changes any more. The series are made
+of it by whoever asks first (``page``, in a thread of its own), once for all who ask until the next
+reconcile ends. A scrape sees either the last reconcile or the one before.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +28,7 @@ from memroute_operator.metrics.labels import (
     STATES,
 )
 from memroute_operator.replicas.lost_nodes import NodeLoss
+from memroute_operator.replicas.purposes import purposes_of
 from memroute_operator.replicas.replica import Replica
 from memroute_operator.spec.deployment import Deployment
 
@@ -88,21 +91,53 @@ GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
 }
 NO_LOSS = NodeLoss()
+Encode = Callable[[Collector], bytes]
 
 
 class Snapshot(Collector):
     """The gauges of one reconcile. The only mutable thing is which one is shown."""
 
     def __init__(self) -> None:
-        self._families = Families().all()
+        self._state = _State(None)
 
     def collect(self) -> Iterable[Metric]:
-        """The families."""
-        return self._families
+        """The families, made anew."""
+        return self._state.families()
 
-    def show(self, families: "Families") -> None:
-        """Show these from now on: one assignment, so that no scrape sees half of them."""
-        self._families = families.all()
+    def describe(self) -> Iterable[Metric]:
+        """The families that there are, for a registry."""
+        return Families().all()
+
+    def text(self, encode: Encode, content_type: str) -> bytes:
+        """What ``encode`` makes of them. Made once for each type, for all who ask meanwhile."""
+        return self._state.text(encode, content_type)
+
+    def show(self, shown: "Shown | None") -> None:
+        """Show this from now on, None: nothing. One assignment: no scrape sees half of it."""
+        self._state = _State(shown)
+
+
+class _State(Collector):
+    """What one reconcile has left, and what was made of it so far."""
+
+    def __init__(self, shown: "Shown | None") -> None:
+        self._shown = shown
+        self._texts: dict[str, bytes] = {}
+        self._making = threading.Lock()
+
+    def families(self) -> tuple[Metric, ...]:
+        families = Families() if self._shown is None else families_of(self._shown)
+        return families.all()
+
+    def collect(self) -> Iterable[Metric]:
+        return self.families()
+
+    def text(self, encode: Encode, content_type: str) -> bytes:
+        with self._making:
+            found = self._texts.get(content_type)
+            if found is None:
+                found = self._texts[content_type] = encode(self)
+            return found
 
 
 class Families:
@@ -221,16 +256,15 @@ def _set_promises(
 
 
 def _parts(deployment: Deployment | None, product: str | None, size: int) -> dict[str, int]:
-    """What so many bytes on one device are for, by the footprint of today's spec.
-
-    An engine that has a whole device gives its KV cache what weights and overhead leave.
-    """
-    if deployment is None or deployment.footprint is None:
+    """What so many bytes on one device are for, by the names of their labels."""
+    purposes = purposes_of(deployment, product, size)
+    if purposes is None:
         return {"unknown": size}
-    footprint = deployment.footprint_on(product)
-    weights = min(size, footprint.weights_bytes)
-    overhead = min(size - weights, footprint.overhead_bytes)
-    return {"weights": weights, "overhead": overhead, "kv-cache": size - weights - overhead}
+    return {
+        "weights": purposes.weights_bytes,
+        "overhead": purposes.overhead_bytes,
+        "kv-cache": purposes.kv_cache_bytes,
+    }
 
 
 def _set_nodes(families: Families, facts: Facts, loss: NodeLoss) -> None:

@@ -6,14 +6,16 @@ memroute.dev/device-product: NVIDIA-H100-80GB-HBM3
 memroute.dev/device-count: "8"                    where the device plugin hands out slices
 memroute.dev/device-cordon: GPU-6f1c…,3           UUIDs (or their beginning) and indexes
 memroute.dev/ignored-xids: "63,94"                driver errors that are no reason to avoid a device
+memroute.dev/device-link: 17.4us-15GBps           what joins the devices (a label too)
 ```
 """
 
 from collections.abc import Mapping
 
+from memroute.bandwidth import is_link
 from memroute.catalog.accelerators import accelerator_for_product
 from memroute_kube.quantities import parse_count, parse_quantity
-from memroute_kube.resources import GROUP
+from memroute_kube.resources import DEVICE_LINK, GROUP
 from memroute_operator.nodes.facts import Fact, NodeFacts, Source
 
 DEVICE_MEMORY = f"{GROUP}/device-memory"
@@ -49,6 +51,25 @@ def is_cordoned(annotations: Mapping[str, str], *, index: int, uuid: str | None)
         if uuid is not None and len(name) >= MIN_UUID_CHARACTERS and uuid.startswith(name):
             return True
     return False
+
+
+def read_link(annotations: Mapping[str, str], labels: Mapping[str, str]) -> str | None:
+    """What joins the node's devices, by its annotation, else its label; None where nobody says.
+
+    What is neither a name nor a measurement is nobody's word.
+    """
+    for text in (annotations.get(DEVICE_LINK), labels.get(DEVICE_LINK)):
+        if text and is_link(text):
+            return text
+    return None
+
+
+def bad_link(annotations: Mapping[str, str], labels: Mapping[str, str]) -> str | None:
+    """Why a link that somebody has written is not believed; None where there is none such."""
+    for text in (annotations.get(DEVICE_LINK), labels.get(DEVICE_LINK)):
+        if text and not is_link(text):
+            return f"{DEVICE_LINK}={text[:64]!r} is neither a name nor a measurement of a link"
+    return None
 
 
 def ignored_xids(annotations: Mapping[str, str]) -> frozenset[int]:

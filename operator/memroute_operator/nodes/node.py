@@ -15,7 +15,13 @@ from memroute_kube.resources import (
     GPU_RESOURCE,
     LABEL_GPU_SHARING,
 )
-from memroute_operator.nodes.annotations import ignored_xids, is_cordoned, read_annotations
+from memroute_operator.nodes.annotations import (
+    bad_link,
+    ignored_xids,
+    is_cordoned,
+    read_annotations,
+    read_link,
+)
 from memroute_operator.nodes.facts import DeviceFacts, Fact, NodeFacts, Sharing, SliceFacts
 from memroute_operator.nodes.labels import read_labels
 from memroute_operator.nodes.measured import devices_of_exporter
@@ -105,6 +111,9 @@ class _NodeReader:
             measured, notes = devices_of_exporter(
                 reading, said, is_fresh=self._is_fresh, existing_pods=existing_pods
             )
+        wrong_link = bad_link(self._annotations, self._labels)
+        if wrong_link is not None:
+            notes = (*notes, wrong_link)
         known = merge_devices(published, measured)
         whole = self._whole(said, known, notes, is_published=bool(published))
         return (whole, *self._slices(said, known, whole))
@@ -155,6 +164,7 @@ class _NodeReader:
             resource=resource,
             devices_unknown=unknown,
             notes=notes,
+            link=read_link(self._annotations, self._labels),
         )
 
     def _num_foreign(self, resource: str) -> int:

@@ -175,6 +175,9 @@ class Outcome:
     """Pods that hang in Terminating and hold their devices."""
     over_quota: str | None = None
     """That its namespace holds more than its quota; None when it does not."""
+    contention: float = 0.0
+    """What engines on the most contended device of its replicas want of its time, summed; 0 where
+    it shares none."""
     overbooked: list[Overbooked] = field(default_factory=list)
     """Devices of its replicas of which more was promised than they have."""
 

@@ -8,6 +8,8 @@
   may leave, and that is told |
 | nothing yet | a pod goes ahead, and the replica serves on |
 | a pod ahead fetches | the replica serves on |
+| nothing yet, or a pod that is late, and the replica drains for this very claim | it goes on: why
+  it was let go (a pod that was refused, or did not begin) may be known to nobody any more |
 | its disk is full | elsewhere |
 | it has failed for good | the revision has failed (``verdict``); of a move, the replica stays |
 
@@ -23,6 +25,7 @@ from enum import Enum, auto
 from memroute_operator.ahead.facts import BEGIN_SECONDS, Ahead
 from memroute_operator.ahead.goal import Goal, ahead_name, goal_of, place_of
 from memroute_operator.plan.actions import EndFetch, FetchAhead, PlanContext, Step
+from memroute_operator.replicas.leaving import leaving_for
 from memroute_operator.replicas.replica import Replica
 from memroute_operator.spec.deployment import Deployment
 
@@ -68,13 +71,18 @@ class Aheads:
             return Decision(way=Way.FREE)
         goal = goal_of(deployment, self._context.engine_image)
         own = self._of(deployment, goal, node)
+        goes_for = leaving_for(deployment.revision, node)
+        has_left = replica.is_draining and replica.drains_for == goes_for
+        if own is None and has_left:
+            return Decision(way=Way.FREE)
         if own is None:
             return self._begin(deployment, goal, replica, node)
         self._used.add(own.key)
         decision = self._await(own)
-        # One that began too late to be waited for calls nobody back.
-        is_late = replica.is_draining and own.seen_seconds > BEGIN_SECONDS
-        return Decision(way=Way.FREE) if decision.way is Way.WAIT and is_late else decision
+        # Marked by a release before 0.2, which wrote down no claim: those that are late stay so.
+        is_late = replica.is_draining and replica.drains_for is None
+        has_left = has_left or (is_late and own.seen_seconds > BEGIN_SECONDS)
+        return Decision(way=Way.FREE) if decision.way is Way.WAIT and has_left else decision
 
     def _await(self, own: Ahead) -> Decision:
         """What follows from how far it is."""

@@ -99,8 +99,17 @@ class _Planning:
         self._aheads.clear_orphans(one.key for one in self._deployments)
         self._open_gates()
         self._tell_quotas()
+        self._tell_contention()
         self._step.num_explained = self._solver.num_explained
         return self._step
+
+    def _tell_contention(self) -> None:
+        ledger = self._solver.ledger
+        for replica in self._facts.replicas:
+            outcome = self._step.outcomes.get(replica.deployment)
+            if outcome is not None and replica.device_bytes:
+                most = max(map(ledger.contention_on, replica.device_bytes))
+                outcome.contention = max(outcome.contention, most)
 
     def _worth(self, deployment: Deployment) -> Worth:
         return Worth(

@@ -73,4 +73,5 @@ def _rest(good: Deployment, replica: Replica, solver: Solver) -> Reservation:
         num_exclusive_devices=more_devices,
         exclusive_bytes=replica.bytes_per_device if more_devices else 0,
         resource=replica.resource,
+        occupancy_ratio=0.0,  # the replica itself is counted
     )

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from memroute.placement import Home, ReplicaKey, WantedReplica
+from memroute.sizing.occupancy import Occupancies
 from memroute_operator.plan.actions import PlanContext
 from memroute_operator.plan.keeping import Keeping, num_old
 from memroute_operator.pod.pod_names import replica_key
@@ -112,6 +113,7 @@ def wanted_replica(deployment: Deployment, slot: int, context: PlanContext) -> W
         scheduling=deployment.template.scheduling,
         avoided_nodes=context.avoided_nodes.get(deployment.key, frozenset()),
         neighbours=deployment.neighbours,
+        occupancies_by_product=Occupancies(deployment.shape),
         nodes_with_weights=context.weights.get(deployment.weights_key or "", frozenset()),
     )
 

@@ -3,10 +3,12 @@
 from typing import Any
 
 from memroute.placement import Placed, PlacementMode
+from memroute.units import GIB
 from memroute_kube import KubeObject
 from memroute_kube.resources import (
     ANNOTATION_KV_CAPACITY_TOKENS,
     ANNOTATION_MAX_CONTEXT_TOKENS,
+    ANNOTATION_OCCUPANCY,
     ANNOTATION_RESERVATION,
     ANNOTATION_SERVED_MODEL,
     ENGINE_PORT,
@@ -24,6 +26,7 @@ from memroute_operator.adapters.pod import (
     adapters_container,
     store_of,
 )
+from memroute_operator.engines.host_cache import host_cache_of
 from memroute_operator.engines.registry import Drain, engine_of
 from memroute_operator.engines.seam import SHARED_MEMORY, ports
 from memroute_operator.pod.pod_defaults import (
@@ -97,6 +100,7 @@ def replica_pod(
     engine = engine_of(deployment.engine)
     shared = placed.mode is PlacementMode.SHARED
     capacity = engine.capacity_tokens(deployment, placed)
+    host = host_cache_of(deployment, placed)
     drain = engine.drain(deployment)
     spec: dict[str, Any] = {
         "restartPolicy": "Always",
@@ -129,7 +133,7 @@ def replica_pod(
     if security := pod_security(deployment.weights):
         spec["securityContext"] = security
     if deployment.slots is not None:
-        store = store_of(deployment.cache)
+        store = store_of(deployment)
         spec["volumes"] += adapter_volumes(deployment.adapters, store)
         spec["containers"].append(
             adapters_container(
@@ -160,6 +164,8 @@ def replica_pod(
             "annotations": ({} if template is None else {ANNOTATION_TEMPLATE: template})
             | _weights_annotation(deployment)
             | _adapters_annotation(deployment)
+            | _occupancy_annotation(placed)
+            | ({} if host is None else host.annotations)
             | {
                 ANNOTATION_RESERVATION: encode_reservation(
                     placed, generation=deployment.generation
@@ -188,6 +194,14 @@ def _weights_annotation(deployment: Deployment) -> dict[str, str]:
     """What its node has of weights once they are fetched."""
     key = deployment.weights_key
     return {} if key is None else {ANNOTATION_WEIGHTS: key}
+
+
+def _occupancy_annotation(placed: Placed) -> dict[str, str]:
+    """What it takes of a shared device's time, for the plans to come; nothing of a whole one."""
+    ratio = placed.occupancy_ratio
+    if ratio is None or placed.mode is not PlacementMode.SHARED:
+        return {}
+    return {ANNOTATION_OCCUPANCY: f"{ratio:g}"}
 
 
 def _adapters_annotation(deployment: Deployment) -> dict[str, str]:
@@ -255,7 +269,11 @@ def _engine_container(
     container |= _before_the_end(engine.drain(deployment))
     is_exclusive = placed.mode is PlacementMode.EXCLUSIVE
     devices = {placed.resource: str(placed.num_devices)} if is_exclusive else {}
-    container["resources"] = resources(deployment.footprint_on(placed.product), devices)
+    container["resources"] = resources(
+        deployment.footprint_on(placed.product),
+        devices,
+        host_cache_bytes=(deployment.host_kv_cache_gib or 0) * GIB,
+    )
     container["securityContext"] = security_context()
     return container
 

@@ -39,13 +39,18 @@ def security_context() -> dict[str, Any]:
     }
 
 
-def resources(footprint: ReplicaFootprint, devices: dict[str, str]) -> dict[str, Any]:
-    """Requests for the node's processors and memory, and the devices as limits."""
+def resources(
+    footprint: ReplicaFootprint, devices: dict[str, str], *, host_cache_bytes: int = 0
+) -> dict[str, Any]:
+    """Requests for the node's processors and memory, and the devices as limits.
+
+    ``host_cache_bytes``: of KV cache on the node; it is pinned, so all of it is taken at the start.
+    """
     host = host_request(footprint)
     found: dict[str, Any] = {
         "requests": {
             "cpu": f"{host.cpu_millis}m",
-            "memory": f"{-(-host.memory_bytes // MIB)}Mi",
+            "memory": f"{-(-(host.memory_bytes + host_cache_bytes) // MIB)}Mi",
         }
     }
     if devices:

@@ -18,18 +18,15 @@ A status would be the wrong place: this is telemetry, and belongs to no ModelDep
 but people reads it; the operator does not.
 """
 
-import base64
 import json
-import logging
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from memroute.units import MIB
-from memroute_kube import ApiError, KubeObject, KubernetesClient
-from memroute_kube.shapes import mapping
+from memroute_kube import KubeObject, KubernetesClient
+from memroute_kube.packed import packed_text, unpacked_text
 from memroute_operator.readings.device_metrics import DeviceMetrics, DeviceReading, NodeReading
 from memroute_operator.readings.own_promises import (
     OwnPromises,
@@ -37,24 +34,16 @@ from memroute_operator.readings.own_promises import (
     written_promises,
 )
 from memroute_operator.readings.router_metrics import RouterMetrics
-from memroute_operator.store.own_objects import patch_config_map
+from memroute_operator.store.notices import UNCHANGED_SECONDS, Notice
 
-LOGGER = logging.getLogger(__name__)
 VIEW_NAME = "memroute-fleet"
+VIEW_KEY = "view"
 VIEW_VERSION = 1
-# How often the view is written where something has changed, and where nothing has, in seconds:
-# chosen by hand. A person who looks at a fleet sees it as it was a quarter of a minute ago.
-CHANGED_SECONDS = 15.0
-UNCHANGED_SECONDS = 60.0
-RETRY_SECONDS = 60.0
+# A view that is twice as old as it should ever be, in seconds.
+OLD_SECONDS = 2 * UNCHANGED_SECONDS
 # What of a reading counts as a change, in bytes: an engine's own use moves by some MiB.
 CHANGE_BYTES = 64 * MIB
 CHANGE_RATIO = 0.02
-# Of a ConfigMap, in bytes: it may have 1 MiB. Larger views are compressed: 10,000 devices take
-# 1.2 MB as text and 0.2 MB so.
-MAX_TEXT_BYTES = 500_000
-# A bound on what is unpacked.
-MAX_UNPACKED_BYTES = 64 * MIB
 _DEVICE_FIELDS = (
     "uuid", "index", "product", "slice_id", "slice_profile", "free_bytes", "used_bytes",
     "reserved_bytes", "given_total_bytes", "xid",
@@ -88,6 +77,10 @@ class FleetView:
     """ModelDeployment → nodes that have just refused one of its pods."""
     own: OwnPromises = field(default_factory=OwnPromises)
     """What replicas held then, so that what has ended since is told apart from foreign use."""
+
+    def is_old(self, now: datetime) -> bool:
+        """Whether it is so old that the operator must have been kept from writing it."""
+        return (now - self.at).total_seconds() > OLD_SECONDS
 
     def devices(self) -> DeviceMetrics:
         """The readings as a planner takes them, at ``now_seconds`` 0."""
@@ -141,17 +134,13 @@ def _written_reading(reading: NodeReading, now_seconds: float) -> dict[str, Any]
 
 def packed(document: Mapping[str, Any]) -> dict[str, Any]:
     """``data`` (and ``binaryData``, of a large fleet) of the ConfigMap."""
-    text = json.dumps(document, separators=(",", ":"))
-    if len(text) <= MAX_TEXT_BYTES:
-        return {"data": {"view": text}, "binaryData": {"view.zlib": None}}
-    squeezed = base64.b64encode(zlib.compress(text.encode(), 6)).decode()
-    return {"data": {"view": None}, "binaryData": {"view.zlib": squeezed}}
+    return packed_text(VIEW_KEY, json.dumps(document, separators=(",", ":")))
 
 
 def read_view(obj: KubeObject) -> FleetView | None:
     """The view of a ConfigMap; None when it holds none that can be read. Raises nothing."""
     try:
-        document = json.loads(_text(obj))
+        document = json.loads(unpacked_text(obj, VIEW_KEY))
         if document["version"] != VIEW_VERSION:
             return None
         readings = {str(node): _read_reading(one) for node, one in document["nodes"].items()}
@@ -170,16 +159,8 @@ def read_view(obj: KubeObject) -> FleetView | None:
                 str(key): frozenset(map(str, nodes)) for key, nodes in document["avoided"].items()
             },
         )
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, zlib.error):
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
-
-
-def _text(obj: KubeObject) -> str:
-    text = mapping(obj.get("data")).get("view")
-    if isinstance(text, str):
-        return text
-    squeezed = base64.b64decode(mapping(obj.get("binaryData"))["view.zlib"])
-    return zlib.decompressobj().decompress(squeezed, MAX_UNPACKED_BYTES).decode()
 
 
 def _read_reading(entry: Mapping[str, Any]) -> NodeReading:
@@ -197,16 +178,15 @@ def _read_reading(entry: Mapping[str, Any]) -> NodeReading:
     )
 
 
-@dataclass(slots=True, kw_only=True)
 class FleetBoard:
-    """Writes the view. Owns what it last wrote, and when."""
+    """Writes the view."""
 
-    client: KubernetesClient
-    namespace: str
-    clock: Callable[[], float]
-    _told: object = None
-    _due_seconds: float = 0.0
-    _unchanged_due_seconds: float = 0.0
+    def __init__(
+        self, *, client: KubernetesClient, namespace: str, clock: Callable[[], float]
+    ) -> None:
+        self.client = client
+        self._notice = Notice(client=client, namespace=namespace, name=VIEW_NAME, clock=clock)
+        self._clock = clock
 
     async def tell(
         self,
@@ -218,25 +198,14 @@ class FleetBoard:
         now: datetime,
     ) -> float:
         """Write what is read, where that is due; when. An error is logged and tried again."""
-        seconds = self.clock()
-        if seconds < self._due_seconds:
-            return seconds
-        content = _content(devices, routers, avoided_nodes)
-        if content == self._told and seconds < self._unchanged_due_seconds:
-            return seconds
-        document = written_view(devices, routers, avoided_nodes, own, now_seconds=seconds, now=now)
-        try:
-            await patch_config_map(self.client, self.namespace, VIEW_NAME, packed(document))
-        except ApiError as error:
-            self._due_seconds = seconds + RETRY_SECONDS
-            LOGGER.warning(
-                "fleet view not written configmap=%s/%s error=%s retry_seconds=%.0f",
-                self.namespace, VIEW_NAME, error, RETRY_SECONDS,
-            )  # fmt: skip
-            return seconds
-        self._told = content
-        self._due_seconds = seconds + CHANGED_SECONDS
-        self._unchanged_due_seconds = seconds + UNCHANGED_SECONDS
+        seconds = self._clock()
+        if self._notice.is_due:
+            await self._notice.put(
+                _content(devices, routers, avoided_nodes),
+                lambda: packed(
+                    written_view(devices, routers, avoided_nodes, own, now_seconds=seconds, now=now)
+                ),
+            )
         return seconds
 
 

@@ -12,6 +12,7 @@ from memroute_kube.memory_words import ENGINE_TYPES
 from memroute_kube.resources import (
     ANNOTATION_DRAINING,
     ANNOTATION_KV_CAPACITY_TOKENS,
+    ANNOTATION_OCCUPANCY,
     ANNOTATION_RESERVATION,
     GROUP,
     LABEL_DEPLOYMENT,
@@ -22,6 +23,7 @@ from memroute_operator.failures import Diagnosis, failure_of, last_end_of
 from memroute_operator.pod.pod_defaults import ENGINE_CONTAINER
 from memroute_operator.pod.pod_resources import requested_devices
 from memroute_operator.replicas.giving_way import ANNOTATION_GIVES_WAY, GivesWay, read_gives_way
+from memroute_operator.replicas.leaving import ANNOTATION_DRAINING_FOR
 from memroute_operator.replicas.promises import Claim, read_claim, read_promise
 from memroute_operator.weights.container import has_fetched, is_fetching, is_out_of_disk
 
@@ -114,7 +116,10 @@ class Replica:
     bytes_per_device: int
     resource: str | None = None
     """What it asked the device plugin for; None when it is on shared devices."""
+    occupancy_ratio: float | None
+    """Share of a shared device's time that its engine takes, as predicted; None: not known."""
     kv_capacity_tokens: int
+    """Tokens that its KV cache was expected to hold when it was placed."""
     state: ReplicaState
     is_ready: bool
     ready_since: datetime | None = None
@@ -132,6 +137,8 @@ class Replica:
     num_restarts: int = 0
     draining_since: datetime | None
     """When it was marked, by the clock of the operator that marked it; None when it is not."""
+    drains_for: str | None
+    """The claim that it drains for (``leaving``); None for another reason, or in older pods."""
     unschedulable_since: datetime | None
     """By kube-scheduler's clock; None when it has not refused it."""
     scheduler_message: str | None = None
@@ -234,6 +241,7 @@ class Replica:
             num_exclusive_devices=0 if shared else self.num_devices,
             exclusive_bytes=0 if shared else self.bytes_per_device,
             resource=self.resource,
+            occupancy_ratio=self.occupancy_ratio,
             ready_seconds=self.seen.serving_seconds,
             is_moving=self.occupies_start or (self.is_gated and not self.is_terminating),
             is_stuck=self.is_stuck,
@@ -286,6 +294,7 @@ def read_replica(pod: KubeObject) -> Replica | None:
         bytes_per_device=promise.bytes_per_device,
         # Reservations of 0.1 do not say it, and the pod does.
         resource=promise.resource or next(iter(requested_devices(pod)), None),
+        occupancy_ratio=_ratio(annotations.get(ANNOTATION_OCCUPANCY)),
         kv_capacity_tokens=_count(annotations.get(ANNOTATION_KV_CAPACITY_TOKENS)) or 0,
         state=_state(pod, failure),
         is_ready=is_condition_true(pod, "Ready"),
@@ -298,6 +307,7 @@ def read_replica(pod: KubeObject) -> Replica | None:
         has_started=any(container.get("started") is True for container in _containers(pod)),
         num_restarts=_num_restarts(pod),
         draining_since=_draining_since(annotations.get(ANNOTATION_DRAINING)),
+        drains_for=annotations.get(ANNOTATION_DRAINING_FOR),
         unschedulable_since=refused_at,
         scheduler_message=refusal,
         grace_seconds=DEFAULT_GRACE_SECONDS if grace is None else float(grace),
@@ -431,6 +441,15 @@ def _time(text: str | None) -> datetime | None:
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError, TypeError):
         return None
+
+
+def _ratio(text: object) -> float | None:
+    """A share from 0 to 1; None for anything else."""
+    try:
+        ratio = float(text) if isinstance(text, str) else -1.0
+    except ValueError:
+        return None
+    return ratio if 0 <= ratio <= 1 else None
 
 
 def _count(value: object) -> int | None:

@@ -124,6 +124,8 @@ class Deployment:
     """What a replica needs, also where only its commit is missing; None where nobody knows."""
     cache: Cache | None = None
     """Where what is fetched is kept; None where nobody says."""
+    host_kv_cache_gib: int | None = None
+    """KV cache of a replica on its node, beside its devices'; None: none."""
 
     @property
     def key(self) -> str:
@@ -250,6 +252,7 @@ def _read(obj: KubeObject, settings: WeightsSettings) -> Deployment:
         slots=slots_of(spec),
         known_footprint=known_footprint if is_unknown else None,
         cache=cache,
+        host_kv_cache_gib=memory.get("hostKVCacheGiB"),
     )
 
 

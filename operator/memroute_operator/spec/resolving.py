@@ -176,9 +176,10 @@ def _shape(spec: dict[str, Any], source: HubSource, pin: ModelPin | None) -> Rep
     wanted = memory["maxContextTokens"]
     longest = architecture.max_context_tokens
     if longest is not None and wanted > longest:
+        how = f" ({architecture.context_note})" if architecture.context_note else ""
         message = (
-            f"maxContextTokens is {wanted}, {spec['model']['name']} was made for {longest}: set "
-            f"spec.memory.maxContextTokens to {longest} at the most"
+            f"maxContextTokens is {wanted}, {spec['model']['name']} was made for {longest}{how}: "
+            f"set spec.memory.maxContextTokens to {longest} at the most"
         )
         raise ContextTooLongError(message)
     return ReplicaShape(

@@ -89,6 +89,7 @@ def started_with(spec: Mapping[str, Any]) -> dict[str, Any]:
         "concurrency": memory["concurrency"] if is_shared or is_told else None,
         "kvCacheDtype": KV_CACHE_DTYPES.read(memory["kvCacheDtype"]).value,
         "quantization": QUANTIZATIONS.read(memory["quantization"]).value,
+        "hostKVCacheGiB": memory.get("hostKVCacheGiB"),
         "tensorParallelSize": spec["parallelism"]["tensorParallelSize"],
         "mode": mode,
         "podTemplate": _template(spec.get("template")),

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from memroute.footprint import Quantization
 from memroute.placement import RefusedReason
 from memroute.units import GIB
 from memroute_operator.actions.apply import NAME_TAKEN, QUOTA_WORDS
@@ -90,11 +91,28 @@ def resolved(deployment: Deployment, wanted: list[Replica], outcome: Outcome) ->
     if failure is None:
         pin = deployment.pin
         of = "" if pin is None else f" of {pin.name.repository} at commit {pin.commit[:12]}"
-        return "True", "FootprintKnown", f"computed from the architecture{of}"
+        message = f"computed from the architecture{of}{_as_published(deployment)}"
+        return "True", "FootprintKnown", message
     message = failure.message
     if needs_no_start(deployment, wanted, outcome):
         message = f"{message}; {SERVES_ON}"
     return "False" if failure.is_lasting else "Unknown", failure.reason, message
+
+
+def _as_published(deployment: Deployment) -> str:
+    """What the checkpoint brings along, as clauses: its quantization, what its bytes contradict."""
+    shape, footprint = deployment.shape, deployment.footprint
+    if shape is None or footprint is None:
+        return ""
+    told = []
+    estimate = footprint.weights_estimate
+    if shape.quantization is Quantization.NONE and shape.architecture.quantization_config:
+        told.append(f"its weights are {estimate.format_name}")
+    if shape.is_cache_published:
+        told.append(f"its KV cache is {shape.cache_dtype} by its checkpoint")
+    if estimate.note:
+        told.append(estimate.note.removesuffix("."))
+    return "".join(f"; {one}" for one in told)
 
 
 def placed(
@@ -112,7 +130,7 @@ def placed(
         return "False", reason, f"{so_far}; {message}"
     if not outcome.refused:
         if len(wanted) >= total:
-            return "True", "AllPlaced", so_far
+            return "True", "AllPlaced", f"{so_far}{_contended(outcome)}"
         return "Unknown", "Placing", so_far
     first = outcome.refused[min(outcome.refused)]
     status = "Unknown" if first.reason in _UNKNOWN else "False"
@@ -129,6 +147,16 @@ def _placed_before(deployment: Deployment, wanted: list[Replica], outcome: Outco
             f"{deployment.replicas} of {deployment.replicas} replica(s) placed",
         )
     return "False", "FootprintUnknown", "nothing is placed before the footprint is known"
+
+
+def _contended(outcome: Outcome) -> str:
+    """The end of a sentence: how much engines on one device slow each other; often nothing."""
+    wanted = round(outcome.contention, 1)
+    if wanted <= 1:
+        return ""
+    return (
+        f"; engines on one of its devices want {wanted} times the device's time while all have work"
+    )
 
 
 def _held_by_stuck(outcome: Outcome) -> str:

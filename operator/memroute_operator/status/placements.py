@@ -12,6 +12,7 @@ A replica past all of these is placed again like a new one.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from memroute_operator.replicas.homes import write_homes
@@ -37,14 +38,19 @@ MAX_NODES = 10
 
 
 def placement_fields(
-    replicas: Sequence[Replica], assigned: Mapping[str, tuple[str, ...]]
+    replicas: Sequence[Replica],
+    assigned: Mapping[str, tuple[str, ...]],
+    kv_tokens: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The fields of a status that say where replicas are; None is a field that is to go.
 
-    ``assigned``: pod → UUIDs that the device plugin gave it.
+    ``assigned``: pod → UUIDs that the device plugin gave it. ``kv_tokens``: what KV caches really
+    hold, by the uid of the pod, where that is known.
     """
     ordered = _one_per_index(replicas)
-    entries = (_placement(one, assigned.get(one.key, ())) for one in ordered[:MAX_PLACEMENTS])
+    entries = (
+        _placement(one, assigned.get(one.key, ()), kv_tokens) for one in ordered[:MAX_PLACEMENTS]
+    )
     placements = list(_within_bytes(entries))
     return {
         "nodes": _node_names(replicas),
@@ -65,7 +71,9 @@ def _one_per_index(replicas: Sequence[Replica]) -> list[Replica]:
     return list(latest.values())
 
 
-def _placement(replica: Replica, assigned: tuple[str, ...]) -> dict[str, Any]:
+def _placement(
+    replica: Replica, assigned: tuple[str, ...], kv_tokens: Mapping[str, int]
+) -> dict[str, Any]:
     progress = {} if replica.fetch is None else {"progress": replica.fetch[:MAX_PROGRESS]}
     return {
         "replica": replica.index,
@@ -73,7 +81,7 @@ def _placement(replica: Replica, assigned: tuple[str, ...]) -> dict[str, Any]:
         "node": replica.node,
         "devices": sorted(replica.device_bytes) or list(assigned),
         "hbmBytes": replica.bytes_per_device,
-        "kvCapacityTokens": replica.kv_capacity_tokens,
+        "kvCapacityTokens": kv_tokens.get(replica.uid, replica.kv_capacity_tokens),
         "state": replica.state.value,
         "why": replica.why[:MAX_WHY],
         **progress,

@@ -27,6 +27,7 @@ from memroute_operator.status.served_names import (
     GRANTS_UNKNOWN,
     NAME_HELD,
     NAME_INVALID,
+    NAME_SHARED,
     SERVED_NAME_TAKEN,
     Grants,
     NameClaim,
@@ -136,7 +137,15 @@ def named_condition(deployment: Deployment, routing: Routing) -> Condition:
     told += f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     for name, other in decision.elsewhere[:MAX_LISTED]:
         told += f"; requests for its adapter {name!r} go to {other}, which has that name too"
-    return "True", NAME_HELD, f"routers know it as {told}"
+    if decision.shared_with is None:
+        return "True", NAME_HELD, f"routers know it as {told}"
+    others = "and others serve" if decision.is_shared_by_more else "serves"
+    message = (
+        f"routers know it as {told}; {decision.shared_with} {others} the same name, and requests "
+        f"for {deployment.served_name!r} go to one of them by spec.routing.weight; if that is no "
+        "canary, give one of them another spec.model.servedName"
+    )
+    return "True", NAME_SHARED, message
 
 
 def is_served_name_refused(deployment: Deployment, routing: Routing) -> bool:

@@ -11,18 +11,21 @@ to one namespace at a time:
 Why a holder goes before an older ModelDeployment: ``servedName`` and ``adapters`` can be edited.
 By age alone, one that has existed for a year could be edited to anybody's name.
 
-All ModelDeployments of the namespace that has the name may serve it (canaries). A holder keeps a
+All ModelDeployments of the namespace that has the name may serve it (canaries), and each is told
+of the others: a name that was copied by mistake looks the same. A holder keeps a
 name that it no longer asks for as long as one of its replicas serves it: a rename that rolls out,
 or cannot, takes nothing away. What a replica serves is never a reason to get a name that another
 one holds or asks for.
 """
 
+import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from memroute_kube.routing import ClaimedNames, HeldName, RoutingStatus
 
 NAME_HELD = "NameHeld"
+NAME_SHARED = "NameShared"
 SERVED_NAME_TAKEN = "NameTaken"
 NAME_INVALID = "NameInvalid"
 GRANTS_UNKNOWN = "GrantsUnknown"
@@ -89,6 +92,10 @@ class NamesDecision:
     refused: tuple[RefusedName, ...] = ()
     elsewhere: tuple[tuple[str, str], ...] = ()
     """Adapters' names that it may serve and gets no requests for, with who gets them."""
+    shared_with: str | None = None
+    """Another ModelDeployment that serves its model's name, the oldest one; None: its alone."""
+    is_shared_by_more: bool = False
+    """Whether there are more than those two. Not how many: each one would be news for all."""
     is_readable: bool = True
     """Whether its spec asks for names that can be read."""
     are_grants_known: bool = True
@@ -136,12 +143,15 @@ def decide_names(
     held: dict[str, list[HeldName]] = {claim.key: [] for claim in claims}
     refused: dict[str, list[RefusedName]] = {claim.key: [] for claim in claims}
     elsewhere: dict[str, list[tuple[str, str]]] = {claim.key: [] for claim in claims}
+    sharing: dict[str, tuple[str, bool]] = {}
     for name, rivals in wishes.items():
         first = min(rivals, key=lambda wish: wish.order)
         owners = grants.get(name)
         allowed = owners if owners is not None else frozenset({first.claim.namespace})
-        for key, other in _elsewhere(name, [w for w in rivals if w.claim.namespace in allowed]):
+        may = [wish for wish in rivals if wish.claim.namespace in allowed]
+        for key, other in _elsewhere(name, may):
             elsewhere[key].append((name, other))
+        sharing |= _sharing(name, may)
         for wish in rivals:
             claim = wish.claim
             if claim.namespace in allowed:
@@ -155,11 +165,14 @@ def decide_names(
                 refused[claim.key].append(
                     RefusedName(name=name, holder=first.claim.key, since=since)
                 )
+    alone = (None, False)
     return {
         claim.key: NamesDecision(
             held=tuple(sorted(held[claim.key], key=lambda one: one.name)),
             refused=tuple(refused[claim.key]),
             elsewhere=tuple(elsewhere[claim.key]),
+            shared_with=sharing.get(claim.key, alone)[0],
+            is_shared_by_more=sharing.get(claim.key, alone)[1],
             is_readable=claim.names is not None,
         )
         for claim in claims
@@ -179,6 +192,22 @@ def _elsewhere(name: str, wishes: list[_Wish]) -> Iterable[tuple[str, str]]:
     for one in asking:
         if served[one.key] not in (name, served[first.key]):
             yield one.key, first.key
+
+
+def _sharing(name: str, wishes: list[_Wish]) -> dict[str, tuple[str, bool]]:
+    """Key → the oldest other one whose model has that name too, and whether there are more."""
+    sharing = [
+        wish.claim
+        for wish in wishes
+        if wish.claim.names is not None and wish.claim.names.served == name
+    ]
+    if len(sharing) < MIN_RIVALS:
+        return {}
+    first, second = heapq.nsmallest(MIN_RIVALS, sharing, key=lambda one: (one.created_at, one.key))
+    is_more = len(sharing) > MIN_RIVALS
+    return {
+        one.key: (second.key if one.key == first.key else first.key, is_more) for one in sharing
+    }
 
 
 def _wishes(claim: NameClaim) -> Iterable[_Wish]:

@@ -60,6 +60,7 @@ def deployment_status(
     routing: Routing | None = None,
     url: str | None = None,
     views: Mapping[str, View] = MappingProxyType({}),
+    kv_tokens: Mapping[str, int] = MappingProxyType({}),
     now: datetime,
 ) -> dict[str, Any]:
     """The whole ``status``. ``assigned_devices``: pod → UUIDs that the device plugin gave it.
@@ -107,9 +108,9 @@ def deployment_status(
         "updatedReplicas": sum(r.revision == deployment.spec_revision for r in wanted),
         "selector": f"{LABEL_DEPLOYMENT}={deployment.name}",
         "summary": f"{len(ready)}/{deployment.replicas}",
-        "kvCapacityTokens": sum(replica.kv_capacity_tokens for replica in ready),
+        "kvCapacityTokens": sum(kv_tokens.get(r.uid, r.kv_capacity_tokens) for r in ready),
         "kvPressure": _pressure(ready, kv_projected_ratio),
-        **placement_fields(replicas, assigned_devices),
+        **placement_fields(replicas, assigned_devices, kv_tokens),
         **rollout_fields(deployment, wanted, outcome),
         "conditions": _with_times(deployment, conditions, now),
     }

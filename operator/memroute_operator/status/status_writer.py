@@ -22,6 +22,7 @@ from memroute_operator.spec.deployment import Deployment
 from memroute_operator.status.events import EventWriter
 from memroute_operator.status.health_conditions import EXPECTED_REASONS
 from memroute_operator.status.rollout_status import FAILED_PHASES, rollout_of
+from memroute_operator.status.served_names import NAME_SHARED
 from memroute_operator.store.store import Store
 
 LOGGER = logging.getLogger(__name__)
@@ -127,6 +128,11 @@ class StatusWriter:
             is_new = one.get("status") == "True" and was.get("status") != "True"
             if is_new and one["reason"] != told:
                 await self._events.write(deployment, reason=one["reason"], message=one["message"])
+        named = _condition(after, "Named")
+        if named.get("reason") == NAME_SHARED != _condition(before, "Named").get("reason"):
+            await self._events.write(
+                deployment, reason=NAME_SHARED, message=named["message"], is_normal=True
+            )
         was = _condition(before, "Ready")
         ready = _condition(after, "Ready")
         if (was.get("status"), was.get("reason")) == (ready.get("status"), ready.get("reason")):

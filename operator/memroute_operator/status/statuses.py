@@ -137,6 +137,7 @@ class Statuses:
                 replicas,
                 outcome or _unplanned(deployment, replicas),
                 assigned_devices=assigned,
+                kv_tokens=facts.kv_tokens,
                 stale_nodes=facts.stale_nodes,
                 kv_projected_ratio=routers.kv_projected_ratio if routers.is_known else None,
                 targets=routers.targets.get(deployment.key),

@@ -10,6 +10,7 @@ import kopf
 from memroute_kube import KubeObject
 from memroute_kube.client import PAGE_SIZE
 from memroute_kube.resources import GROUP, VERSION
+from memroute_operator.store.no_persistence import NoDiffs, NoProgress
 from memroute_operator.store.store import Collection, Store
 
 
@@ -36,6 +37,8 @@ def build_registry(store: Store) -> kopf.OperatorRegistry:
         settings.networking.enforce_retry_after = True
         settings.watching.server_timeout = 270
         settings.watching.chunk_size = PAGE_SIZE
+        settings.persistence.diffbase_storage = NoDiffs()
+        settings.persistence.progress_storage = NoProgress()
 
     @kopf.on.event(GROUP, VERSION, "modeldeployments", registry=registry)
     async def on_model_deployment(event: kopf.RawEvent, **_: Any) -> None:

@@ -202,6 +202,7 @@ class Beliefs:
             version=pod.deployment_key,
             uid=pod.uid,
             adapters=member.adapters,
+            host=pod.host,
         )
         self._upsert(key, info)
         if pod.oddities:

@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from memroute.traffic.replica import HostCache
 from memroute.traffic.routing import POLICY_NAMES
 from memroute.traffic.routing.published import LLM_D_TOKENS_PER_SECOND
 from memroute_kube import MODEL_DEPLOYMENTS, KubeObject
 from memroute_kube.resources import (
     ANNOTATION_DRAINING,
+    ANNOTATION_HOST_KV_NANOSECONDS,
+    ANNOTATION_HOST_KV_TOKENS,
     ANNOTATION_KV_CAPACITY_TOKENS,
     ANNOTATION_MAX_CONTEXT_TOKENS,
     ANNOTATION_SERVED_MODEL,
@@ -85,6 +88,8 @@ class PodFacts:
     served_name: str | None
     kv_capacity_tokens: int | None
     max_context_tokens: int | None
+    host: HostCache | None = None
+    """KV cache on its host, by the operator's word on the pod."""
     oddities: tuple[str, ...] = ()
     """What cannot be read of it, a sentence each."""
 
@@ -150,8 +155,17 @@ def read_pod(pod: KubeObject) -> PodFacts:
         served_name=name_of(annotations.get(ANNOTATION_SERVED_MODEL)),
         kv_capacity_tokens=_tokens(annotations, ANNOTATION_KV_CAPACITY_TOKENS, oddities),
         max_context_tokens=_tokens(annotations, ANNOTATION_MAX_CONTEXT_TOKENS, oddities),
+        host=_host(annotations, oddities),
         oddities=tuple(oddities),
     )
+
+
+def _host(annotations: Mapping[str, Any], oddities: list[str]) -> HostCache | None:
+    capacity = _tokens(annotations, ANNOTATION_HOST_KV_TOKENS, oddities)
+    if not capacity:
+        return None
+    nanoseconds = _tokens(annotations, ANNOTATION_HOST_KV_NANOSECONDS, oddities)
+    return HostCache(capacity, nanoseconds / 1e9 if nanoseconds else None)
 
 
 def is_serving(pod: KubeObject) -> bool:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from memroute.traffic.replica import HostCache
 from memroute.traffic.routing import POLICY_NAMES
 from memroute.traffic.routing.published import LLM_D_TOKENS_PER_SECOND
 from memroute_kube.words import Words
@@ -20,7 +21,7 @@ from memroute_router.discovery.words import ADMISSION_MODES, OVERLOAD_OBJECTIVES
 from memroute_router.http.client import Endpoint
 from memroute_router.http.faults import OnFault, log_fault
 from memroute_router.http.tls import EngineTLS
-from memroute_router.peers import Address, parse_peer
+from memroute_router.peer_addresses import Address, parse_peer
 from memroute_router.replicas.pools import (
     DEFAULT_ASSUMED_OUTPUT_TOKENS,
     DEFAULT_TPOT_TARGET_SECONDS,
@@ -41,7 +42,9 @@ _MODEL_FIELDS = {
     "policy", "prefillTokensPerSecond", "admission", "ttftTargetMilliseconds",
     "tpotTargetMilliseconds", "overloadObjective", "shares", "adapters", "tokenizer",
 }  # fmt: skip
-_REPLICA_FIELDS = {"url", "name", "kvCapacityTokens", "maxContextTokens", "version", "weight"}
+_REPLICA_FIELDS = {
+    "url", "name", "kvCapacityTokens", "hostKVTokens", "maxContextTokens", "version", "weight",
+}  # fmt: skip
 # What 0.1 called fields, and what is written instead.
 _RENAMED = {
     "kvWatermarkRatio": "kvWatermarkPercent (95 for 0.95)",
@@ -204,6 +207,7 @@ class _Reader:
         if endpoint is None:
             return None
         own_context = self._integer(replica, "maxContextTokens", where)
+        host = self._integer(replica, "hostKVTokens", where)
         return ReplicaInfo(
             namespace="",
             pod=str(replica.get("name") or f"{model}/{endpoint.host}:{endpoint.port}"),
@@ -215,6 +219,7 @@ class _Reader:
             is_routable=True,
             version=str(replica.get("version") or ""),
             weight_ratio=self._number(replica, "weight", where, 1.0, most=MAX_WEIGHT),
+            host=None if host is None else HostCache(host),
         )
 
     def _shares(self, model: dict[str, Any], where: str) -> dict[str, float]:

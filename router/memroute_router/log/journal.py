@@ -16,6 +16,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from heapq import merge
+from itertools import islice
 from typing import Final
 
 from memroute.traffic.routing import Choice
@@ -51,7 +52,7 @@ class AccessLog(StrEnum):
     OFF = "off"
 
 
-_REFUSED: Final = frozenset(
+REFUSED: Final = frozenset(
     {
         Outcome.NEVER_FITS,
         Outcome.SATURATED,
@@ -61,7 +62,7 @@ _REFUSED: Final = frozenset(
     }
 )
 """The client asked for nothing wrong, and was refused."""
-_FAILED_ENDS: Final = frozenset(
+FAILED_ENDS: Final = frozenset(
     {
         Outcome.ENGINE_ERROR,
         Outcome.REPLICAS_FAILED,
@@ -247,6 +248,14 @@ class Journal:
         rings = (self._served, self._mistaken, self._refused, self._failed)
         return list(merge(*rings, key=_ended_at))
 
+    def latest(self, number: int) -> list[tuple[str, Record]]:
+        """The last ``number`` requests of each kind, with the kind; the latest of a kind first."""
+        rings = (
+            ("served", self._served), ("mistaken", self._mistaken), ("refused", self._refused),
+            ("failed", self._failed),
+        )  # fmt: skip
+        return [(kind, one) for kind, ring in rings for one in islice(reversed(ring), number)]
+
     def add(self, record: Record) -> None:
         """A request has ended."""
         outcome = record.outcome
@@ -254,9 +263,9 @@ class Journal:
             self._served.append(record)
             if self._access_log is not _ALL:
                 return
-        elif outcome in _REFUSED:
+        elif outcome in REFUSED:
             self._refused.append(record)
-        elif outcome in _FAILED_ENDS or record.status >= FIRST_ERROR_STATUS:
+        elif outcome in FAILED_ENDS or record.status >= FIRST_ERROR_STATUS:
             self._failed.append(record)
         else:
             self._mistaken.append(record)

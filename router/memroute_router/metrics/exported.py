@@ -39,7 +39,7 @@ _NOBODY: Final = "", ""
 # Where exceptions that are bugs are caught: the values of ``place``.
 PLACES: Final = (
     "answer", "certificates", "client", "clock", "connect", "deadline", "isolation", "kv-events",
-    "kv-share", "membership", "memory", "operations", "peers", "pool", "request", "scrape",
+    "kv-share", "map", "membership", "memory", "operations", "peers", "pool", "request", "scrape",
     "trace", "traces", "write",
 )  # fmt: skip
 CONFIG: Final = "config"

@@ -32,20 +32,25 @@ def replicas(pools: Pools) -> Iterator[dict[str, Any]]:
 
 
 def queue(
-    pools: Pools, isolation: Isolation, lines: ShareLines | None = None
+    pools: Pools,
+    isolation: Isolation,
+    lines: ShareLines | None = None,
+    *,
+    max_shown: int = MAX_SHOWN,
 ) -> Iterator[dict[str, Any]]:
     """The requests that wait: whose, for which replica, why, since when.
 
     ``lines``: of those that wait for their tenant's share; None: no tenant has one.
+    ``max_shown``: of each model.
     """
-    for suspect in isolation.waiting()[:MAX_SHOWN]:
+    for suspect in isolation.waiting()[:max_shown]:
         if isinstance(suspect, Lifecycle):
             yield _elsewhere(suspect, pools.now_seconds(), "apart", _APART)
-    for place in [] if lines is None else lines.waiting()[:MAX_SHOWN]:
+    for place in [] if lines is None else lines.waiting()[:max_shown]:
         if isinstance(place.request, Lifecycle):
             yield _elsewhere(place.request, pools.now_seconds(), PLACE, _SHARE)
     for pool in list(pools.by_model.values()):
-        for ask in pool.dispatcher.waiting()[:MAX_SHOWN]:
+        for ask in pool.dispatcher.waiting()[:max_shown]:
             yield _waiting(pool, ask, pools.now_seconds())
 
 

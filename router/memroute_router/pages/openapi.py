@@ -152,6 +152,9 @@ def operations_document() -> dict[str, Any]:
             "/debug/decisions": _get("What became of the last requests of every kind."),
             "/debug/queue": _get("The requests that wait: for what, why, since when."),
             "/debug/replicas": _get("What each replica is believed to hold."),
+            "/map": _get("The live map, a page for people: /map/ is the page.", "text/html"),
+            "/map/live.json": _get("What the map shows of this router."),
+            "/map/fleet.json": _get("What the map shows of nodes, devices and models; or null."),
         },
     )
 

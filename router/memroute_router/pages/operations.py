@@ -4,6 +4,7 @@
 --port      clients                    the APIs, /v1/models, /openapi.json, /health, /ready
 --ops-port  Prometheus, the operator,  /metrics, /debug/…, /openapi.json, /health, /ready
             probes, `memroute decisions`
+            people with a browser      /map/
 ```
 
 With ``--ops-port 0`` there is no second listener, and nobody serves its pages: the public port
@@ -19,6 +20,7 @@ from typing import Final
 
 import orjson
 
+from memroute import __version__
 from memroute_router.access.share_line import ShareLines
 from memroute_router.http.errors import error_body
 from memroute_router.http.exchange import Exchange
@@ -27,6 +29,9 @@ from memroute_router.http.fields import JSON
 from memroute_router.http.listening import Server, ServerLimits
 from memroute_router.http.outbox import Outbox
 from memroute_router.lifecycle.isolation import Isolation
+from memroute_router.live_map.fleet import FleetReader
+from memroute_router.live_map.live import LiveFacts
+from memroute_router.live_map.live_map import LiveMap
 from memroute_router.log.journal import Journal
 from memroute_router.metrics.exported import RouterMetrics
 from memroute_router.pages import debug
@@ -55,11 +60,14 @@ class Operations:
         *,
         isolation: Isolation,
         lines: ShareLines | None,
+        fleet: FleetReader,
+        router: str,
         health: dict[bytes, Answer],
         on_fault: OnFault,
     ) -> None:
         """``lines``: of requests that wait for a share; None: there are no keys.
 
+        ``fleet``: of nodes and devices. ``router``: what this one is called.
         ``health``: the paths by which probes ask, which the public listener has too.
         """
 
@@ -69,15 +77,34 @@ class Operations:
         def page(pieces: Callable[[], Iterator[bytes]], lines: bytes) -> Answer:
             return SteppedPage(pieces, lines, on_error=failed).answer
 
-        self.routes: dict[bytes, Answer] = health | {
-            b"/metrics": page(metrics.pieces, TEXT),
-            b"/debug/decisions": page(lambda: json_list(debug.decisions(journal)), JSON),
-            b"/debug/replicas": page(lambda: json_list(debug.replicas(pools)), JSON),
-            b"/debug/queue": page(lambda: json_list(debug.queue(pools, isolation, lines)), JSON),
-            b"/openapi.json": lambda exchange: exchange.respond(
-                200, orjson.dumps(operations_document())
+        self._map = LiveMap(
+            LiveFacts(
+                router=router,
+                release=__version__,
+                pools=pools,
+                metrics=metrics,
+                journal=journal,
+                isolation=isolation,
+                lines=lines,
+                fleet=fleet,
             ),
-        }
+            on_error=failed,
+        )
+        self.routes: dict[bytes, Answer] = (
+            health
+            | self._map.routes()
+            | {
+                b"/metrics": page(metrics.pieces, TEXT),
+                b"/debug/decisions": page(lambda: json_list(debug.decisions(journal)), JSON),
+                b"/debug/replicas": page(lambda: json_list(debug.replicas(pools)), JSON),
+                b"/debug/queue": page(
+                    lambda: json_list(debug.queue(pools, isolation, lines)), JSON
+                ),
+                b"/openapi.json": lambda exchange: exchange.respond(
+                    200, orjson.dumps(operations_document())
+                ),
+            }
+        )
         self.server = Server(
             self.answer,
             outbox,
@@ -89,7 +116,7 @@ class Operations:
 
     def answer(self, exchange: Exchange) -> None:
         """Answer one request."""
-        route = self.routes.get(exchange.path)
+        route = self.routes.get(exchange.path) or self._map.file(exchange.path)
         if route is None:
             paths = ", ".join(sorted(path.decode() for path in self.routes))
             exchange.respond(404, error_body(404, f"no such path; there are {paths}"))

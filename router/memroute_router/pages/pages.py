@@ -38,12 +38,15 @@ class SteppedPage:
         lines: bytes,
         *,
         on_error: Callable[[Exception], None],
+        max_waiting: int = MAX_WAITING,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``pieces``: makes the page anew; an empty piece is a place to pause.
 
         ``lines``: the header fields. ``on_error``: logs and counts a bug; that page is 500.
+        ``max_waiting``: questions that may wait for it.
         """
+        self._max_waiting = max_waiting
         self._make = pieces
         self._lines = lines
         self._on_error = on_error
@@ -60,7 +63,7 @@ class SteppedPage:
 
     def answer(self, exchange: Exchange) -> None:
         """Answer with a page that is made from now on."""
-        if len(self._waiting) >= MAX_WAITING:
+        if len(self._waiting) >= self._max_waiting:
             exchange.respond(
                 503, error_body(503, "too many ask for this page"), JSON + b"retry-after: 1\r\n"
             )

@@ -26,7 +26,7 @@ from memroute.traffic.dispatch import (
 )
 from memroute.traffic.lengths import PromptLengths
 from memroute.traffic.peers import PeerGroup
-from memroute.traffic.replica import ReplicaHealth, ReplicaLedger, ReplicaReading
+from memroute.traffic.replica import HostCache, ReplicaHealth, ReplicaLedger, ReplicaReading
 from memroute.traffic.replica.reading import MAX_AGE_SECONDS
 from memroute.traffic.routing.published import LLM_D_TOKENS_PER_SECOND
 from memroute_router.http.client import Endpoint, Upstream
@@ -62,6 +62,8 @@ class ReplicaInfo:
     """Of its pod: another is another engine, whatever its name and address; empty: none."""
     adapters: frozenset[str] | None = None
     """The LoRA adapters that it has loaded; None: nobody knows, so it may have any."""
+    host: HostCache | None = None
+    """KV cache on its host; None: there is none, or nobody says."""
 
     @property
     def key(self) -> str:
@@ -235,6 +237,7 @@ class Pool(RequestPool[Replica]):
             max_context_tokens=info.max_context_tokens,
             weight_ratio=info.weight_ratio,
         )
+        ledger.host = info.host
         replica = Replica(info, ledger)
         self.join(replica.backend, replica)
         return replica
@@ -343,6 +346,7 @@ class Pools:
             replica.info = info
             replica.backend.version = info.version
             replica.ledger.weight_ratio = info.weight_ratio
+            replica.ledger.host = info.host
             replica.ledger.promise(
                 capacity_tokens=info.promised_capacity_tokens,
                 max_context_tokens=info.max_context_tokens,

@@ -5,7 +5,8 @@ guardian process owns what must not outlive the launcher: the loopback network, 
 and the duty to end whatever carries the tag once the launcher is gone, however it went.
 """
 
-from memroute_simulator.controlplane.binaries import BinaryError, find_binaries
+from memroute_simulator.controlplane.binaries import find_binaries
+from memroute_simulator.controlplane.binary_cache import BinaryError
 from memroute_simulator.controlplane.cluster import ControlPlane, ControlPlaneError
 
 __all__ = ["BinaryError", "ControlPlane", "ControlPlaneError", "find_binaries"]

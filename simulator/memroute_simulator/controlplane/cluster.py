@@ -27,7 +27,8 @@ from typing import IO, Self, cast
 import yaml
 
 from memroute_simulator.controlplane import guardian
-from memroute_simulator.controlplane.binaries import Report, find_binaries, report_to_stderr
+from memroute_simulator.controlplane.binaries import find_binaries
+from memroute_simulator.controlplane.binary_cache import Report, report_to_stderr
 from memroute_simulator.controlplane.certificates import (
     CertificateAuthority,
     KeyPair,

@@ -2,13 +2,14 @@
 
 import argparse
 import json
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from memroute.catalog import ACCELERATORS, Accelerator, accelerator_by_name, architecture_for_model
-from memroute.errors import MemrouteError
+from memroute.errors import MemrouteError, UnsupportedShapeError
 from memroute.footprint import (
     KVCacheDtype,
     ModelArchitecture,
@@ -17,12 +18,14 @@ from memroute.footprint import (
     architecture_from_config,
 )
 from memroute.footprint.replica import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
+from memroute.units import GIB
 from memroute_simulator.engine.endings import ENDINGS
 from memroute_simulator.engine.kv_events import KVEventsConfig, KVEventsConfigError
 from memroute_simulator.engine.metrics import MetricsDialect
 from memroute_simulator.engine.model import SchedulingPolicy
 from memroute_simulator.engine.spec import EngineKind, EngineSpec
 
+LOGGER = logging.getLogger(__name__)
 DEFAULT_GPU_MEMORY_UTILIZATION = 0.92
 # vLLM's default from 0.20 on.
 VLLM_VERSION = "0.32.0"
@@ -47,6 +50,8 @@ class EngineArguments:
     max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS
     gpu_memory_utilization: float = DEFAULT_GPU_MEMORY_UTILIZATION
     kv_cache_memory_bytes: int | None = None
+    kv_offloading_size_gib: float | None = None
+    """KV cache on the host; kept by models with one kind of cache alone, here."""
     kv_cache_dtype: KVCacheDtype = KVCacheDtype.AUTO
     block_size: int | None = None
     enforce_eager: bool = False
@@ -75,6 +80,7 @@ class EngineArguments:
     """Of the model on the hub; None: whatever is known of it."""
     time_scale: float = 1.0
     accelerator: str | None = None
+    link: str | None = None
     kind: EngineKind = EngineKind.VLLM
     dialect: MetricsDialect = MetricsDialect.VLLM
     faults: Mapping[str, str] = field(default_factory=dict)
@@ -116,7 +122,7 @@ class EngineArguments:
         num_blocks: int | None = None,
     ) -> EngineSpec:
         """The engine that these flags make on such an accelerator."""
-        return EngineSpec(
+        spec = EngineSpec(
             architecture=architecture,
             accelerator=accelerator,
             kind=self.kind,
@@ -130,6 +136,7 @@ class EngineArguments:
             num_blocks=num_blocks,
             block_size_tokens=self.block_size,
             is_eager=self.enforce_eager,
+            link=self.link,
             caches_prefixes=self.enable_prefix_caching,
             policy=self.scheduling_policy,
             watermark_ratio=self.watermark,
@@ -137,6 +144,16 @@ class EngineArguments:
             max_adapters=self.max_loras if self.enable_lora else None,
             adapter_rank=self.max_lora_rank,
         )
+        if not self.kv_offloading_size_gib:
+            return spec
+        tiered = replace(spec, host_kv_bytes=int(self.kv_offloading_size_gib * GIB))
+        try:
+            _ = tiered.host_limits
+        except UnsupportedShapeError as error:
+            # A real engine would keep it; here it serves on without.
+            LOGGER.warning("--kv-offloading-size is ignored: %s", error)
+            return spec
+        return tiered
 
     def standalone_spec(self) -> EngineSpec:
         """The engine outside an emulated node: on the accelerator that a flag names."""
@@ -184,6 +201,7 @@ def engine_parser() -> argparse.ArgumentParser:
     add("--max-num-batched-tokens", type=int, default=MAX_NUM_BATCHED_TOKENS)
     add("--gpu-memory-utilization", type=float, default=DEFAULT_GPU_MEMORY_UTILIZATION)
     add("--kv-cache-memory-bytes", type=int)
+    add("--kv-offloading-size", dest="kv_offloading_size_gib", type=float)
     add("--kv-cache-dtype", type=KVCacheDtype, default=KVCacheDtype.AUTO)
     add("--block-size", type=int)
     add("--enforce-eager", action=argparse.BooleanOptionalAction, default=False)
@@ -215,6 +233,10 @@ def engine_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--simulator-accelerator", dest="accelerator",
         help="outside an emulated node: what it runs on (default: H100)",
+    )  # fmt: skip
+    group.add_argument(
+        "--simulator-link", dest="link", metavar="NAME",
+        help="what joins its devices (memroute simulate --link); default: not known",
     )  # fmt: skip
     group.add_argument(
         "--simulator-rules", dest="kind", type=EngineKind, default=EngineKind.VLLM,

@@ -105,6 +105,10 @@ class PacedEngine:
         self.schedulers = spec.schedulers(on_event=on_event, reports_emitted=True)
         self.metrics = make_metrics(self.schedulers)
         self.is_dead = False
+        self.busy_seconds = 0.0
+        """How long steps have been under way, by the clock on the wall."""
+        self.stretched: Callable[[float, float], float] | None = None
+        """(seconds of a step, idle ones of them) → its seconds beside others on the card."""
         self._ranks = [_Rank(scheduler) for scheduler in self.schedulers]
         self._time_scale = time_scale
         self._streams: dict[EngineRequest, TokenStream] = {}
@@ -208,7 +212,7 @@ class PacedEngine:
             if seconds is None:
                 self._wake.clear()
                 if not any(rank.inbox for rank in ranks):
-                    await self._sleep_until_woken()
+                    await self._sleep_until_woken(ranks)
                 due = time.monotonic()
                 continue
             now = time.monotonic()
@@ -216,14 +220,19 @@ class PacedEngine:
             await asyncio.sleep(max(0.0, due - now))
             self._complete(ranks)
 
-    async def _sleep_until_woken(self) -> None:
-        # Ranks share the event: each looks again from time to time.
+    async def _sleep_until_woken(self, ranks: list[_Rank]) -> None:
+        # Ranks share the event: each looks again from time to time, and when a load is there.
+        now = time.monotonic()
+        loads = [rank.scheduler.next_load_seconds for rank in ranks]
+        waits = [max(0.0, due - now) for due in loads if due is not None]
+        if self.num_ranks > 1:
+            waits.append(0.05)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), 0.05 if self.num_ranks > 1 else None)
+            await asyncio.wait_for(self._wake.wait(), min(waits, default=None))
 
     def _begin(self, ranks: list[_Rank]) -> float | None:
         """Plan a step; its seconds, or None when there is nothing to do."""
-        seconds = None
+        batches = []
         now = time.monotonic()
         for rank in ranks:
             for stream in rank.inbox:
@@ -233,15 +242,22 @@ class PacedEngine:
             rank.inbox.clear()
             if not rank.scheduler.has_work:
                 continue
-            plan = rank.scheduler.schedule()
+            plan = rank.scheduler.schedule(now)
             if plan.is_empty:
                 continue
             rank.plan = plan
             for request in plan.admitted:
                 if self._streams[request].scheduled_seconds is None:
                     self._streams[request].scheduled_seconds = now
-            took = self.spec.step_time.step_seconds(plan.batch()) * self.faults.slowdown_ratio
-            seconds = max(seconds or 0.0, took)
+            batches.append(plan.batch())
+        if not batches:
+            return None
+        law = self.spec.step_time
+        seconds = law.together_seconds(batches) * self.faults.slowdown_ratio
+        if self.stretched is not None:
+            count = max(batch.num_decodes + len(batch.prefills) for batch in batches)
+            seconds = self.stretched(seconds, law.idle_seconds(count))
+        self.busy_seconds += seconds * self._time_scale
         return seconds
 
     def _complete(self, ranks: list[_Rank]) -> None:
@@ -250,7 +266,7 @@ class PacedEngine:
             if rank not in ranks or rank.plan is None:
                 continue
             plan, rank.plan = rank.plan, None
-            result = rank.scheduler.complete(plan)
+            result = rank.scheduler.complete(plan, now)
             self.metrics.ranks[index].on_step(rank.scheduler, plan, result)
             for request in result.emitted:
                 stream = self._streams.get(request)

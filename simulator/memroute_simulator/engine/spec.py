@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
-from memroute.bandwidth import StepBatch, StepTime
+from memroute.bandwidth import StepBatch, StepTime, link_of
 from memroute.catalog import Accelerator
+from memroute.errors import UnsupportedShapeError
 from memroute.footprint import (
     KVCacheDtype,
     KVCacheLayout,
@@ -21,8 +22,11 @@ from memroute.footprint.architecture import MixtureOfExperts
 from memroute.footprint.replica import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
 from memroute.footprint.weights import adapter_bytes_per_rank
 from memroute.footprint.weights.sharding import SINGLE
+from memroute.hierarchy import HostLink, host_link_of, kv_tier
 from memroute_simulator.engine.model import (
     BlockEvent,
+    HostTier,
+    HostTierLimits,
     KVCache,
     Scheduler,
     SchedulingPolicy,
@@ -66,7 +70,13 @@ class EngineSpec:
     max_adapters: int | None = None
     adapter_rank: int = 16
     is_eager: bool = False
-    """Without CUDA graphs: their memory is KV cache."""
+    """Without CUDA graphs: their memory is KV cache, and steps wait for launches."""
+    link: str | None = None
+    """What joins the cards of its node: a name or a measurement (``link_of``); None: not known."""
+    host_kv_bytes: int | None = None
+    """KV cache on the host of each data-parallel rank (``--kv-offloading-size``); None: none."""
+    host_link: HostLink | None = None
+    """How a device reaches its host; None: as its data sheet says."""
 
     @property
     def context_tokens(self) -> int:
@@ -141,6 +151,8 @@ class EngineSpec:
                 if self.max_adapters
                 else 0
             ),
+            link=link_of(self.link, self.accelerator),
+            is_eager=self.is_eager,
         )
 
     @property
@@ -162,6 +174,44 @@ class EngineSpec:
             for feed_forward in layer.feed_forwards or ()
         )
 
+    @cached_property
+    def host_limits(self) -> HostTierLimits | None:
+        """The host's tier of one rank; None where there is none.
+
+        Raises ``UnsupportedShapeError`` for an engine or a model of which it is not simulated.
+        """
+        if self.host_kv_bytes is None:
+            return None
+        groups = self.layout.groups
+        if self.kind is not EngineKind.VLLM or len(groups) != 1 or groups[0].reach_tokens:
+            msg = "KV cache on the host is simulated for vLLM, and models with one kind of cache"
+            raise UnsupportedShapeError(msg)
+        link = self.host_link or host_link_of(self.accelerator)
+        if link is None:
+            msg = f"no data sheet says how {self.accelerator.name} reaches its host: name the link"
+            raise UnsupportedShapeError(msg)
+        parallelism = self.parallelism
+        tier = kv_tier(
+            ReplicaShape(
+                architecture=self.architecture,
+                max_context_tokens=self.context_tokens,
+                concurrency=1,
+                kv_cache_dtype=self.kv_cache_dtype,
+                tensor_parallel_size=parallelism.tensor_parallel_size,
+                pipeline_parallel_size=parallelism.pipeline_parallel_size,
+                block_size_tokens=self.block_size_tokens,
+            ),
+            self.host_kv_bytes,
+        )
+        shared = link.shared_by(parallelism.num_devices)
+        return HostTierLimits(
+            num_chunks=tier.num_chunks,
+            chunk_tokens=tier.chunk_tokens,
+            chunk_bytes=tier.chunk_bytes,
+            load_seconds=tier.load_seconds(tier.chunk_tokens, shared),
+            store_seconds=tier.store_seconds(tier.chunk_tokens, shared),
+        )
+
     def schedulers(
         self,
         *,
@@ -180,6 +230,7 @@ class EngineSpec:
         on_event: Callable[[int, BlockEvent], None] | None,
         reports_emitted: bool,
     ) -> Scheduler:
+        limits = self.host_limits
         cache = KVCache(
             num_blocks=self.total_blocks,
             layout=self.layout,
@@ -203,4 +254,5 @@ class EngineSpec:
             long_prefill_token_threshold=self.long_prefill_token_threshold,
             max_adapters=self.max_adapters,
             reports_emitted=reports_emitted,
+            host=None if limits is None else HostTier(limits),
         )

@@ -11,6 +11,7 @@ the constants that memroute reserves: as on hardware, an estimate is only ever a
 import asyncio
 import math
 import random
+from dataclasses import replace
 
 import aiohttp
 
@@ -74,6 +75,8 @@ async def start_engine(arguments: EngineArguments, driver: DriverClient) -> Engi
         raise EngineStartError(str(error)) from error
     tp = arguments.tensor_parallel_size
     devices = await driver.devices()
+    if arguments.link is None and devices and devices[0].get("link"):
+        arguments = replace(arguments, link=str(devices[0]["link"]))
     if len(devices) < tp:
         msg = (
             f"ValueError: tensor parallel size ({tp}) exceeds the number of visible "

@@ -15,8 +15,9 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from memroute.bandwidth import SharingMechanism, is_link
 from memroute_kube import EVENTS, LEASES, NODES, ApiError, KubeObject, KubernetesClient
-from memroute_kube.resources import GPU_RESOURCE, LABEL_GPU_SHARING, TAINT_SHARED
+from memroute_kube.resources import DEVICE_LINK, GPU_RESOURCE, LABEL_GPU_SHARING, TAINT_SHARED
 from memroute_simulator.nodes.container import now_rfc3339
 from memroute_simulator.nodes.dcgm import Exporter
 from memroute_simulator.nodes.devices import DeviceTable, EmulatedDevice
@@ -71,7 +72,9 @@ class NodeAgent:
         self.image_pull_seconds = spec.image_pull_seconds
         """How long an image that is not here yet takes; infinite for never."""
         self.pulled_images: set[str] = set()
-        self._driver = Driver(self.devices)
+        is_mps = spec.sharing == "mps"
+        mechanism = SharingMechanism.FRACTIONS if is_mps else SharingMechanism.TIME_SLICES
+        self._driver = Driver(self.devices, mechanism)
         self._driver_url = ""
         self._free_addresses = [f"127.{network}.{ordinal + 1}.{host}" for host in range(254, 0, -1)]
         self._workers: dict[str, PodWorker] = {}
@@ -224,6 +227,10 @@ class NodeAgent:
     async def apply_faults(self, node: KubeObject) -> None:
         """Bring the node into the state that its annotations ask for."""
         annotations = node["metadata"].get("annotations") or {}
+        link = annotations.get(DEVICE_LINK) or (node["metadata"].get("labels") or {}).get(
+            DEVICE_LINK
+        )
+        self._driver.link = link if link and is_link(link) else None
         faults = read_faults(annotations, num_gpus=len(self.devices.devices))
         await self._tell(node, faults.not_understood)
         pull = faults.image_pull_seconds

@@ -8,15 +8,19 @@ that bytes are freed when that process ends.
 import asyncio
 import secrets
 import ssl
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from aiohttp import web
 
+from memroute.bandwidth import SharingMechanism
 from memroute_simulator.nodes.devices import DeviceTable, EmulatedDevice, OutOfMemoryError
 
 FOLLOW_POLL_SECONDS = 0.2
+# How long what an engine has said of its work counts: engines alone on a device say it every 3 s.
+BUSY_SECONDS = 8.0
 
 
 class HasLogs(Protocol):
@@ -69,8 +73,18 @@ def logs_application(find_pod: FindPod) -> web.Application:
 class Driver:
     """The emulated driver of one node. Owns who may allocate on which devices."""
 
-    def __init__(self, devices: DeviceTable) -> None:
+    def __init__(
+        self,
+        devices: DeviceTable,
+        mechanism: SharingMechanism = SharingMechanism.TIME_SLICES,
+    ) -> None:
+        """``mechanism``: how engines on one device take turns."""
         self._devices = devices
+        self.mechanism = mechanism
+        self.link: str | None = None
+        """What joins the devices, as the node says; None where it does not."""
+        self._busy_ratios: dict[str, tuple[float, float]] = {}
+        """Container instance → share of the time in which it had work, and when it said so."""
         self._containers: dict[str, tuple[str, list[EmulatedDevice]]] = {}
 
     def open(self, owner: str, visible: list[EmulatedDevice]) -> str:
@@ -82,6 +96,7 @@ class Driver:
     def close(self, owner: str) -> None:
         """A container's process has ended: free what it held."""
         self._devices.release(owner)
+        self._busy_ratios.pop(owner, None)
         for token, (other, _) in list(self._containers.items()):
             if other == owner:
                 del self._containers[token]
@@ -91,6 +106,7 @@ class Driver:
         application = web.Application()
         application.router.add_get("/driver/{token}/devices", self._list)
         application.router.add_post("/driver/{token}/allocate", self._allocate)
+        application.router.add_post("/driver/{token}/busy", self._busy)
         return application
 
     def _container(self, request: web.Request) -> tuple[str, list[EmulatedDevice]]:
@@ -108,6 +124,7 @@ class Driver:
                     "product": device.model.product,
                     "total_bytes": device.usable_bytes,
                     "free_bytes": device.free_bytes,
+                    "link": self.link or "",
                 }
                 for device in visible
                 if not device.is_lost
@@ -126,6 +143,29 @@ class Driver:
         except LookupError as error:
             raise web.HTTPNotFound(text=str(error)) from error
         return web.json_response({})
+
+    async def _busy(self, request: web.Request) -> web.Response:
+        """Note for how much of the last moments an engine had work; how many have, with it."""
+        owner, _ = self._container(request)
+        body = await request.json()
+        now = time.monotonic()
+        self._busy_ratios[owner] = min(1.0, max(0.0, float(body["busy_ratio"]))), now
+        others = [self._others_on(device, owner) for device in self._devices.devices
+                  if owner in device.allocations]  # fmt: skip
+        num_busy = 1 + max(
+            (sum(self._fresh_ratio(other, now) for other in named) for named in others),
+            default=0.0,
+        )
+        return web.json_response(
+            {"num_busy": num_busy, "is_shared": any(others), "mechanism": self.mechanism.value}
+        )
+
+    def _others_on(self, device: EmulatedDevice, owner: str) -> list[str]:
+        return [other for other in device.allocations if other != owner]
+
+    def _fresh_ratio(self, owner: str, now: float) -> float:
+        ratio, told = self._busy_ratios.get(owner, (0.0, now))
+        return ratio if now - told <= BUSY_SECONDS else 0.0
 
 
 async def serve(

@@ -8,18 +8,13 @@ deletion timestamp → SIGTERM → grace → SIGKILL → final delete
 
 import asyncio
 import contextlib
-import json
 import logging
 import math
-import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from memroute_kube import PODS, SERVICE_ACCOUNTS, ApiError, KubeObject
+from memroute_kube import PODS, ApiError, KubeObject
 from memroute_kube.quantities import parse_count
 from memroute_simulator.nodes import probes
 from memroute_simulator.nodes.container import (
@@ -29,19 +24,11 @@ from memroute_simulator.nodes.container import (
     termination_message,
     waiting,
 )
-from memroute_simulator.nodes.environment import (
-    ANY_ADDRESS,
-    ConfigurationError,
-    command_line,
-    resolve_environment,
-)
+from memroute_simulator.nodes.container_start import ContainerStart, driver_owner
+from memroute_simulator.nodes.environment import ConfigurationError
 from memroute_simulator.nodes.images import BuiltIn, entrypoint_for
-from memroute_simulator.nodes.volumes import (
-    MOUNTS_VARIABLE,
-    environment_in_folders,
-    in_folders,
-    mounts_of,
-)
+from memroute_simulator.nodes.pod_status import phase_of, pod_status
+from memroute_simulator.nodes.probing import keep_probing
 
 if TYPE_CHECKING:
     from memroute_simulator.nodes.agent import NodeAgent
@@ -52,7 +39,6 @@ FIRST_BACKOFF_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 60.0
 # kubelet's back-off starts at 10 s and ends at 300; a person in front of an emulation waits less.
 RESOLVE_RETRY_SECONDS = 1.0
-TOKEN_SECONDS = 24 * 3600
 ANNOTATION_KILL = "simulator.memroute.dev/kill"
 """A fault on demand: a new value kills the pod's containers with SIGKILL, once."""
 ANNOTATION_UNDYING = "simulator.memroute.dev/undying"
@@ -62,7 +48,6 @@ ANNOTATION_EVICT = "simulator.memroute.dev/evict"
 """A fault on demand: kubelet evicts the pod, for that reason (``DiskPressure``)."""
 # How often a pull looks whether the node's images have become faster, in seconds.
 PULL_STEP_SECONDS = 0.2
-_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH")
 
 
 def _states_of(containers: list[KubeObject], reason: str) -> dict[str, ContainerState]:
@@ -343,63 +328,18 @@ class PodWorker:
     async def _resolve(
         self, spec: KubeObject, state: ContainerState, entrypoint: list[str]
     ) -> tuple[dict[str, str], list[str]]:
-        pod = self.pod | {
-            "status": {
-                **self.pod.get("status", {}),
-                "podIP": self.ip,
-                "hostIP": self._agent.address,
-            }
-        }
+        start = ContainerStart(
+            agent=self._agent, pod=self.pod, spec=spec, ip=self.ip or "", directory=self.directory
+        )
         while True:
             try:
-                own = await resolve_environment(self._agent.client, pod, spec)
+                own = await start.own_variables()
                 break
             except (ConfigurationError, ApiError) as error:
                 state.state = waiting("CreateContainerConfigError", str(error))
                 await self._report()
                 await asyncio.sleep(RESOLVE_RETRY_SECONDS)
-        environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-        environment |= self._agent.cluster_environment | {"PYTHONUNBUFFERED": "1"}
-        if self.pod["spec"].get("automountServiceAccountToken", True):
-            environment["KUBECONFIG"] = str(await self._write_credentials())
-        if assigned := self._agent.devices.assigned.get(self.uid):
-            environment["NVIDIA_VISIBLE_DEVICES"] = ",".join(assigned)
-        mounts = mounts_of(
-            self.pod, spec, root=self._agent.directory, node=self._agent.name,
-            pod_directory=self.directory,
-        )  # fmt: skip
-        # Whoever would listen on every address of the pod listens on its own.
-        own = {
-            name: (self.ip or "") if value in ANY_ADDRESS[:2] else value
-            for name, value in own.items()
-        }
-        environment |= environment_in_folders(own, mounts)
-        environment[MOUNTS_VARIABLE] = json.dumps({one.path: str(one.folder) for one in mounts})
-        owner = self._owner(spec["name"])
-        visible = self._agent.devices.visible(environment.get("NVIDIA_VISIBLE_DEVICES"))
-        environment["MEMROUTE_DRIVER_URL"] = self._agent.open_driver(owner, visible)
-        words = command_line(entrypoint, spec, own, self.ip or "")
-        return environment, [in_folders(word, mounts) for word in words]
-
-    async def _write_credentials(self) -> Path:
-        namespace = self.key[0]
-        account = self.pod["spec"].get("serviceAccountName", "default")
-        bound = {"kind": "Pod", "apiVersion": "v1", "name": self.key[1], "uid": self.uid}
-        answer = await self._agent.client.request(
-            "POST",
-            SERVICE_ACCOUNTS.path(namespace, account, "token"),
-            body={
-                "apiVersion": "authentication.k8s.io/v1",
-                "kind": "TokenRequest",
-                "spec": {"expirationSeconds": TOKEN_SECONDS, "boundObjectRef": bound},
-            },
-        )
-        path = self.directory / "kubeconfig"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        document = self._agent.kubeconfig_for(account, answer["status"]["token"], namespace)
-        path.write_text(yaml.safe_dump(document))
-        return path
+        return await start.environment_and_command(own, entrypoint)
 
     async def _probe(
         self,
@@ -408,50 +348,25 @@ class PodWorker:
         environment: dict[str, str],
         process: ContainerProcess,
     ) -> None:
-        """Run the container's probes until cancelled: first startup, then the other two."""
+        """Run the container's probes until cancelled."""
 
-        async def probing(kind: str, on_result: Callable[[bool], None]) -> None:
-            probe = probes.Probe.parse(spec.get(kind))
-            if probe is None:
-                on_result(True)
-                return
-
-            async def run_check() -> bool:
-                return await probes.check(
-                    self._agent.session, probe, spec, pod_ip=self.ip or "", environment=environment
-                )
-
-            await probes.run_until_decided(run_check, probe, on_result)
-
-        def kill_unless(alive: bool) -> None:
-            if not alive:
-                process.send_signal(signal.SIGKILL)
-
-        def set_ready(ready: bool) -> None:
-            if state.is_ready != ready:
-                state.is_ready = ready
-                self._agent.run_soon(self._report())
+        async def check(probe: probes.Probe) -> bool:
+            return await probes.check(
+                self._agent.session, probe, spec, pod_ip=self.ip or "", environment=environment
+            )
 
         await self._report()
-        started = asyncio.Event()
-        starting = asyncio.create_task(
-            probing("startupProbe", lambda ok: started.set() if ok else kill_unless(alive=False))
+        await keep_probing(
+            spec,
+            state,
+            check,
+            kill=lambda: process.send_signal(signal.SIGKILL),
+            report=self._report,
+            report_soon=lambda: self._agent.run_soon(self._report()),
         )
-        try:
-            await started.wait()
-        finally:
-            starting.cancel()
-        state.is_started = True
-        await self._report()
-        await asyncio.gather(
-            probing("readinessProbe", set_ready), probing("livenessProbe", kill_unless)
-        )
-
-    def _owner(self, container: str) -> str:
-        return f"{self.uid}/{container}"
 
     def _release(self, container: str) -> None:
-        self._agent.close_driver(self._owner(container))
+        self._agent.close_driver(driver_owner(self.uid, container))
 
     async def _wait_for_deletion(self) -> None:
         while "deletionTimestamp" not in self.pod["metadata"]:
@@ -501,38 +416,16 @@ class PodWorker:
 
     def _status(self) -> dict[str, Any]:
         states = list(self._states.values())
-        ready = all(state.is_ready for state in states)
         if self._phase in ("Pending", "Running"):
-            begun = all(
-                "running" in state.state or state.last_state or "terminated" in state.state
-                for state in states
-            )
-            self._phase = "Running" if begun else "Pending"
-        flags = {
-            "PodReadyToStartContainers": self.ip is not None,
-            "Initialized": self._is_initialized,
-            "ContainersReady": ready,
-            "Ready": ready,
-        }
-        previous = {c["type"]: c for c in (self._reported or {}).get("conditions", ())}
-        conditions = []
-        for kind, flag in flags.items():
-            text = "True" if flag else "False"
-            before = previous.get(kind)
-            changed = before is None or before["status"] != text
-            at = now_rfc3339() if changed or before is None else before["lastTransitionTime"]
-            conditions.append({"type": kind, "status": text, "lastTransitionTime": at})
-        status: dict[str, Any] = {
-            "phase": self._phase,
-            "hostIP": self._agent.address,
-            "startTime": self._started_at,
-            "conditions": conditions,
-            "containerStatuses": [state.to_status(self.uid) for state in states],
-        }
-        if self._init_states:
-            status["initContainerStatuses"] = [
-                state.to_status(self.uid) for state in self._init_states.values()
-            ]
-        if self.ip:
-            status |= {"podIP": self.ip, "podIPs": [{"ip": self.ip}]}
-        return status
+            self._phase = phase_of(states)
+        return pod_status(
+            phase=self._phase,
+            uid=self.uid,
+            ip=self.ip,
+            host_ip=self._agent.address,
+            started_at=self._started_at,
+            is_initialized=self._is_initialized,
+            states=states,
+            init_states=list(self._init_states.values()),
+            before=self._reported or {},
+        )

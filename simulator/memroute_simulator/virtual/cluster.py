@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from memroute.bandwidth import SharingMechanism
 from memroute_simulator.engine.spec import EngineSpec
+from memroute_simulator.virtual.card import SharedCard
 from memroute_simulator.virtual.clients import Client
 from memroute_simulator.virtual.loop import VirtualLoop
 from memroute_simulator.virtual.mix import PLAIN, TrafficMix
@@ -71,6 +73,9 @@ class Fleet:
 
     engines: tuple[tuple[EngineSpec, int], ...]
     """(engine, replicas of it)."""
+    replicas_per_card: int = 1
+    """Replicas of one engine that share each card."""
+    sharing: SharingMechanism = SharingMechanism.TIME_SLICES
     policy: str = "memroute"
     num_routers: int = 1
     router: RouterSettings = field(default_factory=RouterSettings)
@@ -125,8 +130,11 @@ class Cluster:
             for router in self.routers:
                 self.network.join(router)
         for spec, count in fleet.engines:
-            for _ in range(count):
-                self._add_replica(spec)
+            card = None
+            for number in range(count):
+                if number % fleet.replicas_per_card == 0:
+                    card = SharedCard(fleet.sharing) if fleet.replicas_per_card > 1 else None
+                self._add_replica(spec, card)
 
     def run(self, workload: Workload, events: Sequence[FleetEvent] = ()) -> list[Outcome]:
         """Serve a workload from now on; everything that is sent has an outcome."""
@@ -234,13 +242,14 @@ class Cluster:
             router.add_replica(replica)
         self.routers.append(router)
 
-    def _add_replica(self, spec: EngineSpec) -> VirtualReplica:
+    def _add_replica(self, spec: EngineSpec, card: SharedCard | None = None) -> VirtualReplica:
         replica = VirtualReplica(
             self.loop,
             spec.schedulers(),
             spec.step_time,
             name=str(len(self.replicas)),
             steps_together=spec.steps_together,
+            card=card,
         )
         self.replicas.append(replica)
         for router in self.routers:

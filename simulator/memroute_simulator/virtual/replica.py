@@ -11,8 +11,10 @@ Owns its schedulers and the tickets in it.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from memroute.bandwidth import StepTime
+from memroute.bandwidth import StepBatch, StepTime
+from memroute.traffic.replica import HostCache
 from memroute_simulator.engine.model import EngineRequest, Scheduler, StepPlan
+from memroute_simulator.virtual.card import SharedCard
 from memroute_simulator.virtual.loop import VirtualLoop
 
 RANK_BALANCE_SECONDS = 0.1
@@ -76,8 +78,12 @@ class VirtualReplica:
         name: str = "0",
         steps_together: bool = False,
         ingest_seconds: float = 0.0,
+        card: SharedCard | None = None,
     ) -> None:
-        """``ingest_seconds``: HTTP and tokenizing before the engine sees a request."""
+        """``ingest_seconds``: HTTP and tokenizing before the engine sees a request.
+
+        ``card``: what it shares with other engines; None for a card of its own.
+        """
         self.name = name
         self.step_time = step_time
         self.slowdown_ratio = 1.0
@@ -90,6 +96,7 @@ class VirtualReplica:
         self._ranks = [_Rank(scheduler) for scheduler in schedulers]
         self._steps_together = steps_together
         self._ingest_seconds = ingest_seconds
+        self._card = card
         self.on_step: list[Callable[[], None]] = []
         """Called when a step has ended: streams show it by their tokens."""
         self._tickets: dict[EngineRequest, Ticket] = {}
@@ -109,6 +116,16 @@ class VirtualReplica:
             rank.scheduler.cache.num_usable * rank.scheduler.cache.layout.block_size_tokens
             for rank in self._ranks
         )
+
+    @property
+    def host_cache(self) -> HostCache | None:
+        """KV cache on the hosts of all ranks, as an operator would tell it; None where none is."""
+        host = self._ranks[0].scheduler.host
+        if host is None:
+            return None
+        limits = host.limits
+        tokens = limits.num_chunks * limits.chunk_tokens * len(self._ranks)
+        return HostCache(tokens, limits.load_seconds / limits.chunk_tokens)
 
     def reading(self) -> EngineGauges:
         """What a scrape would say now."""
@@ -172,6 +189,8 @@ class VirtualReplica:
         """The process dies: everything in it fails, its cache is lost."""
         self.is_serving = False
         self._generation += 1
+        if self._card is not None:
+            self._card.rest(self.name)
         for rank in self._ranks:
             lost = rank.inbox
             rank.inbox, rank.plan = [], None
@@ -185,7 +204,7 @@ class VirtualReplica:
             del self._tickets[ticket.request]
             self._end(ticket, is_failed=True)
         for rank in self._ranks:
-            rank.scheduler.cache.clear()
+            rank.scheduler.forget_prefixes()
         self.num_in_flight = 0
 
     def recover(self) -> None:
@@ -241,7 +260,7 @@ class VirtualReplica:
     def _begin(self, ranks: Sequence[_Rank]) -> None:
         """Start a step of these ranks; without work they sleep until something arrives."""
         now = self._loop.now_seconds
-        seconds = 0.0
+        batches: list[StepBatch] = []
         for rank in ranks:
             for ticket in rank.inbox:
                 ticket.queued_seconds = now
@@ -250,18 +269,30 @@ class VirtualReplica:
             rank.inbox.clear()
             if not rank.scheduler.has_work:
                 continue
-            plan = rank.scheduler.schedule()
+            plan = rank.scheduler.schedule(now)
             if plan.is_empty:
-                # Nothing runs and the head of the queue does not fit: it waits for ever.
+                # Nothing runs: a load is under way, or the head of the queue does not fit, ever.
+                self._wake_after_load(rank)
                 continue
             rank.plan = plan
-            seconds = max(seconds, self.step_time.step_seconds(plan.batch()))
-        if not seconds:
+            batches.append(plan.batch())
+        if not batches:
+            if self._card is not None and all(rank.plan is None for rank in self._ranks):
+                self._card.rest(self.name)
             return
-        seconds *= self.slowdown_ratio
+        seconds = self.step_time.together_seconds(batches) * self.slowdown_ratio
+        if self._card is not None:
+            count = max(batch.num_decodes + len(batch.prefills) for batch in batches)
+            seconds = self._card.begin(self.name, seconds, self.step_time.idle_seconds(count))
         self.busy_seconds += seconds
         generation = self._generation
         self._loop.at(now + seconds, lambda: self._complete(ranks, generation))
+
+    def _wake_after_load(self, rank: _Rank) -> None:
+        due = rank.scheduler.next_load_seconds
+        if due is not None:
+            generation = self._generation
+            self._loop.at(due, lambda: self._wake(rank) if generation == self._generation else None)
 
     def _complete(self, ranks: Sequence[_Rank], generation: int) -> None:
         if generation != self._generation:
@@ -271,7 +302,7 @@ class VirtualReplica:
             plan, rank.plan = rank.plan, None
             if plan is None:
                 continue
-            result = rank.scheduler.complete(plan)
+            result = rank.scheduler.complete(plan, now)
             for request in result.first_tokens:
                 ticket = self._tickets[request]
                 ticket.first_token_seconds = now

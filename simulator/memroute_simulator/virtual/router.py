@@ -75,6 +75,8 @@ class RouterSettings:
     dispatch: DispatchSettings = field(default_factory=DispatchSettings)
     """Its policy is the fleet's."""
     queue: QueueLimits = field(default_factory=QueueLimits)
+    sees_hosts: bool = True
+    """Whether KV cache on the hosts of engines counts; a study's baseline does without."""
     tells_tenants: bool = False
     """Whether requests are told apart by tenant, as with ``--tenants``."""
 
@@ -225,6 +227,8 @@ class VirtualRouter:
         ledger = self.dispatcher.ledger(
             replica.name, promised_capacity_tokens=max(1, replica.capacity_tokens)
         )
+        if self.settings.sees_hosts:
+            ledger.host = replica.host_cache
         self._sent[replica] = {}
         self.pool.join(Backend(ledger), replica)
         replica.on_step.append(lambda: self._stepped(replica))

@@ -7,6 +7,7 @@ from memroute_cli.doctor.checks import (
     crd,
     devices,
     lease,
+    lost_devices,
     models,
     namespaces,
     network,
@@ -15,16 +16,19 @@ from memroute_cli.doctor.checks import (
     rights,
     webhooks,
 )
-from memroute_cli.doctor.facts import Facts
+from memroute_cli.doctor.facts import Facts, Unread
 from memroute_cli.doctor.finding import Finding
 
 Check = Callable[[Facts], Iterator[Finding]]
 CHECKS: tuple[Check, ...] = (
-    api.check, crd.check, programs.check, lease.check, rights.check, devices.check, network.check,
-    namespaces.check, webhooks.check, models.check, request.check,
+    api.check, crd.check, programs.check, lease.check, rights.check, devices.check,
+    lost_devices.check, network.check, namespaces.check, webhooks.check, models.check,
+    request.check,
 )  # fmt: skip
 
 
 def all_findings(facts: Facts) -> list[Finding]:
-    """What every check has found."""
+    """What every check has found; where nothing answers, that alone: one reason is enough."""
+    if isinstance(facts.server_version, Unread):
+        return [*api.check(facts), *request.check(facts)]
     return [finding for check in CHECKS for finding in check(facts)]

@@ -3,11 +3,19 @@
 from collections.abc import Iterable, Iterator
 
 from memroute.placement import Node, PlacementMode
-from memroute_cli.doctor.facts import OPERATOR, Facts, Unread, arguments_of, labels_of, name_of
+from memroute_cli.doctor.facts import (
+    OPERATOR,
+    Facts,
+    Operator,
+    Unread,
+    arguments_of,
+    labels_of,
+    name_of,
+)
 from memroute_cli.doctor.finding import Finding, failed, ok, unknown, warning
 from memroute_kube.resources import LABEL_GPU_SHARING
 from memroute_operator.explaining import Picture
-from memroute_operator.readings.fleet_view import UNCHANGED_SECONDS
+from memroute_operator.readings.fleet_view import FleetView
 
 # Nodes that are named one by one.
 MAX_NAMED = 4
@@ -17,8 +25,6 @@ RUNTIME_FLAG = "--shared-runtime-class"
 EXCLUSIVE_FLAG = "--exclusive-runtime-class"
 # Labels of GPU feature discovery and of AMD's node labeller: an accelerator is built in.
 PRESENT_LABELS = ("nvidia.com/gpu.present", "nvidia.com/gpu.count", "amd.com/gpu.device-id")
-# A view that is twice as old as it should ever be: the operator cannot write it.
-OLD_VIEW_SECONDS = 2 * UNCHANGED_SECONDS
 
 
 def check(facts: Facts) -> Iterator[Finding]:
@@ -26,25 +32,30 @@ def check(facts: Facts) -> Iterator[Finding]:
     if isinstance(facts.nodes, Unread):
         yield unknown("nodes", facts.nodes.why, facts.nodes.next_step)
         return
-    nodes = _nodes(facts)
-    usable = [one for one in nodes if one.devices or one.num_allocatable]
+    nodes = _nodes(facts, None if isinstance(facts.view, Unread) else facts.view)
+    usable = _usable(nodes)
     yield from _found(nodes, usable)
     yield from _device_plugin(facts, usable)
     if usable:
-        yield from _exporters(facts, usable)
+        for operator in facts.operators:
+            yield from _exporters(facts, operator)
     yield from _runtime_class(facts)
 
 
-def _nodes(facts: Facts) -> tuple[Node, ...]:
-    """The nodes as the operator reads them."""
+def _nodes(facts: Facts, view: FleetView | None) -> tuple[Node, ...]:
+    """The nodes as an operator reads them that has told this."""
     picture = Picture(
         model_deployments=(),
         pods=() if isinstance(facts.pods, Unread) else facts.pods,
         nodes=() if isinstance(facts.nodes, Unread) else facts.nodes,
-        view=None if isinstance(facts.view, Unread) else facts.view,
+        view=view,
         at=facts.now,
     )
     return picture.facts().inventory.nodes
+
+
+def _usable(nodes: Iterable[Node]) -> list[Node]:
+    return [one for one in nodes if one.devices or one.num_allocatable]
 
 
 def _found(nodes: Iterable[Node], usable: list[Node]) -> Iterator[Finding]:
@@ -111,42 +122,47 @@ def _labelled_shared(facts: Facts) -> set[str]:
     }
 
 
-def _exporters(facts: Facts, usable: list[Node]) -> Iterator[Finding]:
-    """Whether the operator hears an exporter on each node."""
-    view = facts.view
+def _exporters(facts: Facts, operator: Operator) -> Iterator[Finding]:
+    """Whether an operator hears an exporter on each node."""
+    view = operator.view
     if isinstance(view, Unread):
         yield unknown("exporters", view.why, view.next_step)
         return
-    logs = f"kubectl -n {facts.namespace} logs deploy/memroute-operator"
+    who = facts.named(operator)
     if view is None:
         yield unknown(
-            "exporters", "the operator has not told what it reads (ConfigMap memroute-fleet)", logs
-        )
+            "exporters", f"{who} has not told what it reads (ConfigMap memroute-fleet)",
+            operator.logs,
+        )  # fmt: skip
         return
     age = (facts.now - view.at).total_seconds()
-    if age > OLD_VIEW_SECONDS:
-        yield unknown("exporters", f"what the operator reads was told {age:,.0f} s ago", logs)
+    if view.is_old(facts.now):
+        yield unknown("exporters", f"what {who} reads was told {age:,.0f} s ago", operator.logs)
         return
+    usable = _usable(_nodes(facts, view))
     deaf = [one for one in usable if not one.has_fresh_metrics]
     shared = sorted({one.name for one in deaf if one.mode is PlacementMode.SHARED})
     whole = sorted({one.name for one in deaf if one.mode is not PlacementMode.SHARED})
+    to = "" if len(facts.operators) == 1 else f" to {who}"
     step = "kubectl get pods -A -o wide | grep exporter; --exporter-selector says which are read"
     if shared:
         yield failed(
             "exporters",
-            f"no exporter answers for {_named(shared)}: nothing is placed on shared devices "
+            f"no exporter answers{to} for {_named(shared)}: nothing is placed on shared devices "
             "that nobody measures",
             step,
         )
     if whole:
         yield warning(
             "exporters",
-            f"no exporter answers for {_named(whole)}: what others use there is not seen",
+            f"no exporter answers{to} for {_named(whole)}: what others use there is not seen",
             step,
         )
     if not deaf:
         heard = len({one.name for one in usable})
-        yield ok("exporters", f"an exporter answers for each of {heard} node(s), {age:.0f} s ago")
+        yield ok(
+            "exporters", f"an exporter answers{to} for each of {heard} node(s), {age:.0f} s ago"
+        )
 
 
 def _runtime_class(facts: Facts) -> Iterator[Finding]:

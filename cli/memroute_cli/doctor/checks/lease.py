@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from memroute_cli.doctor.facts import OPERATOR, Facts, Unread, arguments_of, name_of, spec_of
+from memroute_cli.doctor.facts import OPERATOR, Facts, Operator, Unread, arguments_of, spec_of
 from memroute_cli.doctor.finding import Finding, failed, ok, unknown
 from memroute_kube import KubeObject
 
@@ -17,21 +17,32 @@ AGE_FACTOR = 2.0
 
 
 def check(facts: Facts) -> Iterator[Finding]:
-    """One finding; none where there is no operator that could hold it."""
-    operators = facts.programs(OPERATOR)
+    """One finding for each operator; none where there is none that could hold a Lease."""
+    programs = facts.programs(OPERATOR)
     if isinstance(facts.leases, Unread):
         yield unknown(NAME, facts.leases.why, facts.leases.next_step)
-    elif isinstance(operators, Unread) or operators:
-        some = () if isinstance(operators, Unread) else operators
-        if some and all(arguments_of(one, NO_ELECTION) for one in some):
-            yield ok(NAME, f"the operator was told to take none ({NO_ELECTION})")
+        return
+    if not isinstance(programs, Unread) and not programs:
+        return
+    for operator in facts.operators:
+        own = [] if isinstance(programs, Unread) else [
+            one for one in programs if one["metadata"].get("namespace") == operator.namespace
+        ]  # fmt: skip
+        if own and all(arguments_of(one, NO_ELECTION) for one in own):
+            yield ok(NAME, f"{facts.named(operator)} was told to take none ({NO_ELECTION})")
         else:
-            yield _lease(facts, [one for one in facts.leases if name_of(one) == LEASE])
+            leases = [one for one in facts.leases if _is_of(one, operator)]
+            yield _lease(facts, operator, leases)
 
 
-def _lease(facts: Facts, leases: Sequence[KubeObject]) -> Finding:
-    named = f"Lease {facts.namespace}/{LEASE}"
-    logs = f"kubectl -n {facts.namespace} logs deploy/memroute-operator"
+def _is_of(lease: KubeObject, operator: Operator) -> bool:
+    metadata = lease["metadata"]
+    return (metadata.get("name"), metadata.get("namespace")) == (LEASE, operator.namespace)
+
+
+def _lease(facts: Facts, operator: Operator, leases: Sequence[KubeObject]) -> Finding:
+    named = f"Lease {operator.namespace}/{LEASE}"
+    logs = operator.logs
     if not leases:
         return failed(NAME, f"no operator has written {named}: none has led", logs)
     spec = spec_of(leases[0])
@@ -39,14 +50,14 @@ def _lease(facts: Facts, leases: Sequence[KubeObject]) -> Finding:
     if not holder:
         return failed(NAME, f"nobody holds {named}: nobody writes", logs)
     if renewed is None:
-        return unknown(NAME, f"{holder} holds the Lease; since when is not readable", logs)
+        return unknown(NAME, f"{holder} holds {named}; since when is not readable", logs)
     age = (facts.now - renewed).total_seconds()
     duration = float(spec.get("leaseDurationSeconds") or USUAL_DURATION_SECONDS)
     if age > AGE_FACTOR * duration:
         return failed(
-            NAME, f"{holder} holds the Lease and renewed it {age:,.0f} s ago: nobody writes", logs
+            NAME, f"{holder} holds {named} and renewed it {age:,.0f} s ago: nobody writes", logs
         )
-    return ok(NAME, f"{holder} leads; it renewed its Lease {max(0.0, age):.0f} s ago")
+    return ok(NAME, f"{holder} leads; it renewed {named} {max(0.0, age):.0f} s ago")
 
 
 def read_time(text: object) -> datetime | None:

@@ -36,11 +36,15 @@ def _router(facts: Facts) -> Iterator[Finding]:
     if isinstance(routers, Unread) or not routers:
         return
     services = [one for one in facts.services if is_program(one, ROUTER)]
-    if not services:
-        yield warning(
-            "service", "no Service leads to the router: its address ends with its pod",
-            "set router.service.enabled=true, or make one of your own",
-        )  # fmt: skip
+    reached = {one["metadata"].get("namespace") for one in services}
+    for router in routers:
+        if router["metadata"].get("namespace") not in reached:
+            yield warning(
+                "service",
+                f"no Service leads to the router {object_key(router)}: its address ends with its "
+                "pod",
+                "set router.service.enabled=true, or make one of your own",
+            )
     for service in services:
         ready = ready_endpoints(facts, service)
         key = object_key(service)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from memroute_cli.doctor.facts import Facts
+from memroute_cli.doctor.facts import ROUTER, Facts, Unread, is_program, name_of
 from memroute_cli.doctor.finding import Finding, failed, ok
 
 NAME = "request"
@@ -19,8 +19,8 @@ def check(facts: Facts) -> Iterator[Finding]:
     if request.status is None:
         yield failed(
             NAME, f"{request.url} does not answer: {request.message}",
-            f"kubectl -n {facts.namespace} port-forward svc/memroute-router 8000:80 brings it to "
-            "http://localhost:8000, --router names another address",
+            f"kubectl -n {facts.namespace} port-forward svc/{_service(facts)} 8000:80 brings it "
+            "to http://localhost:8000, --router names another address",
         )  # fmt: skip
     elif request.status == OK_STATUS:
         by = f" by {request.replica}" if request.replica else ""
@@ -40,3 +40,15 @@ def check(facts: Facts) -> Iterator[Finding]:
             NAME, f"the router answered {request.status}: {request.message}",
             "memroute decisions --refused, and docs/how-to/when-it-refuses.md",
         )  # fmt: skip
+
+
+def _service(facts: Facts) -> str:
+    """The Service of the router in the operator's namespace, by the name that it has there."""
+    services = () if isinstance(facts.services, Unread) else facts.services
+    return next(
+        (
+            name_of(one) for one in services
+            if is_program(one, ROUTER) and one["metadata"].get("namespace") == facts.namespace
+        ),
+        "memroute-router",
+    )  # fmt: skip

@@ -53,6 +53,7 @@ def operator_rights(namespace: str, scopes: Iterable[str] = ()) -> tuple[Right, 
         ("get", "", "configmaps", "memroute-calibrations"),
         ("patch", "", "configmaps", "memroute-calibrations"),
         ("patch", "", "configmaps", "memroute-fleet"),
+        ("patch", "", "configmaps", "memroute-map"),
         ("get", "", "configmaps", "memroute-weights"),
         ("patch", "", "configmaps", "memroute-weights"),
     )
@@ -81,18 +82,22 @@ def check(facts: Facts) -> Iterator[Finding]:
         )
     else:
         yield ok("your-rights", "you may read what top, explain and plan --cluster show")
-    if isinstance(facts.operator_rights, Unread):
-        yield unknown("operator-rights", facts.operator_rights.why, facts.operator_rights.next_step)
+    for operator in facts.operators:
+        yield from _of_operator(operator.rights, facts.named(operator))
+
+
+def _of_operator(rights: Rights, who: str) -> Iterator[Finding]:
+    if isinstance(rights, Unread):
+        yield unknown("operator-rights", rights.why, rights.next_step)
         return
-    missing = _missing(facts.operator_rights)
+    missing = _missing(rights)
     if missing:
         yield failed(
-            "operator-rights", f"the operator's service account may not {_named(missing)}",
+            "operator-rights", f"the service account of {who} may not {_named(missing)}",
             "apply the chart's ClusterRole, Roles and bindings again (helm upgrade)",
         )  # fmt: skip
-    elif facts.operator_rights:
-        number = len(facts.operator_rights)
-        yield ok("operator-rights", f"the operator's service account may do all {number} things")
+    elif rights:
+        yield ok("operator-rights", f"the service account of {who} may do all {len(rights)} things")
 
 
 def _missing(rights: Rights) -> list[Right]:

@@ -184,6 +184,10 @@ class VisionTower:
     """Patches of one image of the tower's own size; None where sizes are dynamic."""
     patches_per_token: float = 1.0
     """Patches that are merged into one token of the language model."""
+    is_gated: bool = False
+    """Whether its feed-forwards have three matrices instead of two."""
+    is_guessed: bool = False
+    """Whether its fields have names that are not known, and were taken by what they end with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -199,9 +203,11 @@ class ModelArchitecture:
     hidden_size: int
     layers: tuple[Layer, ...]
     max_context_tokens: int | None
-    """``max_position_embeddings``: the longest context the model was made for; None: not said."""
+    """The longest context that an engine serves it with (``context``); None: not said."""
     vocab_size: int | None
     """None where the configuration does not say."""
+    context_note: str = ""
+    """How the longest context came to be, where it is not just one field: a clause."""
     tied_embeddings: bool = False
     num_final_norm_vectors: int = 1
     num_mtp_layers: int = 0
@@ -212,7 +218,18 @@ class ModelArchitecture:
     """Rows of the per-layer embedding table (Gemma 4 E2B, E4B)."""
     quantization_config: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """The checkpoint's own quantization, as published; empty for 16 bit."""
+    is_wrapped: bool = False
+    """Whether its configuration is nested in that of something larger, and its modules too."""
+    is_quantization_nested: bool = False
+    """Whether that stands in the language model's part of a wrapper: engines look for the dtype of
+    the cache at the top alone."""
+    is_stored_wide: bool = False
+    """Whether the files hold 32 bit, of which engines load 16."""
     vision: VisionTower | None = None
+    other_towers: tuple[VisionTower, ...] = ()
+    """Encoders beside the vision tower: of sounds, of other images."""
+    unknown_towers: tuple[str, ...] = ()
+    """Fields that describe a tower whose shape is not known."""
     checkpoint_bytes: int | None = None
     """Bytes of the published checkpoint, where they are known."""
     is_exact: bool = True

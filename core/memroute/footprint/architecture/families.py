@@ -1,7 +1,7 @@
 """From a ``config.json`` to an architecture: which reader knows the family, and what if none.
 
-A multimodal wrapper nests its language model under ``text_config`` (or ``llm_config``,
-``language_config``); its text part is read exactly, its vision tower by shape.
+``nesting`` finds the language model in a multimodal wrapper, ``towers`` reads by their shape what
+stands beside it, ``context`` says how long its contexts may be.
 """
 
 import json
@@ -13,10 +13,12 @@ from typing import Any
 
 from memroute.errors import InvalidConfigError, UnknownArchitectureError
 from memroute.footprint.architecture import dense, experts, gemma, hybrid, latent
-from memroute.footprint.architecture.components import Layer, ModelArchitecture, VisionTower
+from memroute.footprint.architecture.components import Layer, ModelArchitecture
 from memroute.footprint.architecture.config import ConfigReader
+from memroute.footprint.architecture.context import context_limit
+from memroute.footprint.architecture.nesting import nested_config
+from memroute.footprint.architecture.towers import read_towers
 
-TEXT_KEYS = ("text_config", "llm_config", "language_config")
 MAX_LAYERS = 4096
 # A guard against nonsense: no published model has more than a few hundred.
 
@@ -40,7 +42,14 @@ FAMILIES: dict[str, Family] = {
     **dict.fromkeys(("qwen2", "qwen3"), Family(read_layers=dense.qwen)),
     # The text part of Qwen's vision models is the family's own.
     **dict.fromkeys(
-        ("qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text", "qwen3_vl_text"),
+        (
+            "qwen2_vl",
+            "qwen2_vl_text",
+            "qwen2_5_vl",
+            "qwen2_5_vl_text",
+            "qwen2_5_omni_text",
+            "qwen3_vl_text",
+        ),
         Family(read_layers=dense.qwen),
     ),
     **dict.fromkeys(("glm", "glm4"), Family(read_layers=dense.glm)),
@@ -51,7 +60,8 @@ FAMILIES: dict[str, Family] = {
     "gemma4_text": Family(read_layers=gemma.gemma4, tied_by_default=True, vocab_size=262144),
     "mixtral": Family(read_layers=experts.mixtral),
     **dict.fromkeys(
-        ("qwen2_moe", "qwen3_moe", "qwen3_vl_moe_text"), Family(read_layers=experts.qwen_moe)
+        ("qwen2_moe", "qwen3_moe", "qwen3_vl_moe_text", "qwen3_omni_moe_text"),
+        Family(read_layers=experts.qwen_moe),
     ),
     "gpt_oss": Family(read_layers=experts.gpt_oss),
     "llama4_text": Family(read_layers=experts.llama4),
@@ -83,7 +93,10 @@ def architecture_from_config(
     Raises ``UnknownArchitectureError`` for an unknown family without ``checkpoint_bytes``,
     and ``InvalidConfigError`` for a field that is missing or makes no sense.
     """
-    text = _text_config(config)
+    nested = nested_config(config)
+    if nested.odd_quantization is not None:
+        raise InvalidConfigError("quantization_config", nested.odd_quantization, "an object")
+    text = nested.text
     reader = ConfigReader(text)
     family = FAMILIES.get(reader.family)
     if family is None and checkpoint_bytes is None:
@@ -91,33 +104,42 @@ def architecture_from_config(
     num_layers = reader.optional_int("num_hidden_layers", "n_layer")
     if num_layers is not None and num_layers > MAX_LAYERS:
         raise InvalidConfigError("num_hidden_layers", num_layers, f"at most {MAX_LAYERS}")
-    top = ConfigReader(config)
     tied = reader.raw("tie_word_embeddings")
     if tied is None:
-        tied = top.raw("tie_word_embeddings")
+        tied = ConfigReader(nested.part).raw("tie_word_embeddings")
     if tied is None:
         tied = family is not None and family.tied_by_default
-    hidden_size = reader.positive("hidden_size")
-    layers = _bounding_layers(reader) if family is None else family.read_layers(reader)
+    try:
+        hidden_size = reader.positive("hidden_size")
+        layers = _bounding_layers(reader) if family is None else family.read_layers(reader)
+    except InvalidConfigError as error:
+        if error.value is not None:
+            raise
+        where = "the part of the language model" if nested.is_wrapped else "config.json"
+        raise _left_to_its_class(error, reader.family, where) from error
     vocab_size = reader.optional_int("vocab_size") or (family.vocab_size if family else None)
+    limit = context_limit(text)
+    vision, others, unknown = read_towers(nested.part)
     says_all = vocab_size is not None and all(one.feed_forwards is not None for one in layers)
     return ModelArchitecture(
         family=reader.family,
         hidden_size=hidden_size,
         layers=layers,
-        max_context_tokens=reader.optional_int(
-            "max_position_embeddings", "max_sequence_length", "seq_length"
-        ),
+        max_context_tokens=limit.tokens,
+        context_note=limit.note,
         vocab_size=vocab_size,
         tied_embeddings=bool(tied),
         num_final_norm_vectors=family.num_final_norm_vectors if family else 1,
         num_mtp_layers=reader.count("num_nextn_predict_layers", "mtp_num_hidden_layers"),
         mtp_has_tables=reader.raw("num_nextn_predict_layers") is not None,
         per_layer_vocab_size=reader.optional_int("vocab_size_per_layer_input"),
-        quantization_config=MappingProxyType(
-            dict(reader.raw("quantization_config") or top.raw("quantization_config") or {})
-        ),
-        vision=_vision_tower(config),
+        quantization_config=MappingProxyType(dict(nested.quantization)),
+        is_quantization_nested=nested.is_quantization_nested,
+        is_stored_wide=_is_stored_wide(text, config),
+        is_wrapped=nested.is_wrapped,
+        vision=vision,
+        other_towers=others,
+        unknown_towers=unknown,
         checkpoint_bytes=checkpoint_bytes,
         is_exact=family is not None and (says_all or checkpoint_bytes is None),
     )
@@ -136,43 +158,25 @@ def architecture_from_json(text: str, checkpoint_bytes: int | None = None) -> Mo
     return architecture_from_config(config, checkpoint_bytes=checkpoint_bytes)
 
 
-def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    for key in TEXT_KEYS:
-        nested = config.get(key)
-        if isinstance(nested, Mapping) and nested:
-            return nested
-    return config
-
-
 def _bounding_layers(reader: ConfigReader) -> tuple[Layer, ...]:
     """Full attention on every layer: no known mixer caches more, whatever the family does."""
     layer = Layer(mixer=dense.grouped_query_attention(reader), feed_forwards=None)
     return (layer,) * reader.positive("num_hidden_layers")
 
 
-def _vision_tower(config: Mapping[str, Any]) -> VisionTower | None:
-    vision = config.get("vision_config")
-    if not isinstance(vision, Mapping):
-        return None
-    reader = ConfigReader(vision)
-    hidden = reader.optional_int("hidden_size", "embed_dim", "width")
-    num_layers = reader.optional_int("num_hidden_layers", "depth", "layers")
-    if not hidden or not num_layers:
-        return None
-    image, patch = reader.raw("image_size"), reader.raw("patch_size")
-    patches = None
-    if isinstance(image, int) and isinstance(patch, int) and patch > 0:
-        patches = (image // patch) ** 2
-    per_token = float((reader.optional_int("spatial_merge_size") or 1) ** 2)
-    tokens = ConfigReader(config).optional_int(
-        "mm_tokens_per_image", "vision_soft_tokens_per_image"
+def _is_stored_wide(text: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Whether the files hold 32 bit: engines make 16 of them."""
+    said = ConfigReader(text).raw("torch_dtype", "dtype") or ConfigReader(config).raw(
+        "torch_dtype", "dtype"
     )
-    if tokens and patches:
-        per_token = patches / tokens
-    return VisionTower(
-        hidden_size=hidden,
-        num_layers=num_layers,
-        intermediate_size=reader.optional_int("intermediate_size") or 4 * hidden,
-        num_patches=patches,
-        patches_per_token=per_token,
+    return str(said).removeprefix("torch.") == "float32"
+
+
+def _left_to_its_class(error: InvalidConfigError, family: str, where: str) -> InvalidConfigError:
+    """That a configuration leans on the defaults of its class, and what helps."""
+    problem = (
+        f"it is missing: the configuration leaves it to its class ({family or 'no model_type'}). "
+        f"Add it to {where}, also where the bytes of the checkpoint are given: the cache is sized "
+        f"by hidden_size, num_hidden_layers, num_attention_heads, num_key_value_heads and head_dim"
     )
+    return InvalidConfigError(error.field, None, error.wanted, problem=problem)

@@ -7,6 +7,7 @@ differ.
 """
 
 from memroute.footprint.kv_cache.cells import Cell, CellKind
+from memroute.footprint.kv_cache.checkpoint import resolved_dtype
 from memroute.footprint.kv_cache.dtype import KVCacheDtype
 from memroute.footprint.kv_cache.groups import KVGroup
 from memroute.footprint.kv_cache.layout import (
@@ -27,4 +28,5 @@ __all__ = [
     "LengthShare",
     "StateCacheMode",
     "kv_cache_layout",
+    "resolved_dtype",
 ]

@@ -14,7 +14,8 @@ class KVCacheDtype(StrEnum):
     """How keys and values are stored; the values are vLLM's flag values."""
 
     AUTO = "auto"
-    """The model's own data type: 16 bit for every model that engines serve."""
+    """What the checkpoint says of its cache (``checkpoint``), else the model's own type: 16 bit
+    for every model that engines serve."""
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
     FP8 = "fp8"

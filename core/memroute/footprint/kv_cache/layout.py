@@ -16,6 +16,7 @@ from functools import lru_cache
 
 from memroute.footprint.architecture import LatentAttention, ModelArchitecture
 from memroute.footprint.kv_cache.cells import CellKind, cells_of
+from memroute.footprint.kv_cache.checkpoint import resolved_dtype
 from memroute.footprint.kv_cache.dtype import KVCacheDtype
 from memroute.footprint.kv_cache.groups import KVGroup, group_cells
 from memroute.footprint.weights.sharding import (
@@ -189,11 +190,13 @@ def kv_cache_layout(
 
     ``num_concurrent_batches``: batches in flight; by default one more than there are pipeline
     stages, as asynchronous scheduling has it. ``num_prediction_layers``: layers for multi-token
-    prediction that are loaded too; each caches as the last layer does.
+    prediction that are loaded too; each caches as the last layer does. ``kv_cache_dtype``: auto is
+    what the checkpoint says of its cache.
 
     Raises ``UnsupportedShapeError`` when the model cannot be split or stored so.
     """
     check_parallelism(architecture, parallelism)
+    kv_cache_dtype = resolved_dtype(architecture, kv_cache_dtype)
     is_latent = any(isinstance(layer.mixer, LatentAttention) for layer in architecture.layers)
     layers = list(enumerate(architecture.layers))
     layers += layers[-1:] * num_prediction_layers

@@ -7,8 +7,8 @@ second (outputs x rank) along outputs that are; embeddings get none.
 
 from memroute.footprint.architecture import ModelArchitecture
 from memroute.footprint.weights.modules import modules_of
-from memroute.footprint.weights.quantization import SIXTEEN_BIT
 from memroute.footprint.weights.sharding import SINGLE, Parallelism, rank_shape
+from memroute.footprint.weights.stored import UNQUANTIZED
 
 
 def adapter_bytes_per_rank(
@@ -23,6 +23,6 @@ def adapter_bytes_per_rank(
     values = 0
     for module in modules_of(architecture):
         if module.is_linear:
-            shape = rank_shape(module, parallelism, SIXTEEN_BIT)
+            shape = rank_shape(module, parallelism, UNQUANTIZED)
             values += shape.num_copies * (shape.num_inputs + shape.num_outputs)
     return max_adapters * max_rank * values * dtype_bytes

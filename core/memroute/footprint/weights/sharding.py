@@ -21,7 +21,7 @@ from memroute.footprint.architecture import (
     ModelArchitecture,
 )
 from memroute.footprint.weights.modules import Axis, Module, Split, modules_of
-from memroute.footprint.weights.quantization import WeightFormat
+from memroute.footprint.weights.stored import StoredFormats
 from memroute.units import ceil_div
 
 VOCAB_PADDING = 64
@@ -119,7 +119,7 @@ class RankShape:
     num_copies: int
 
 
-def rank_shape(module: Module, parallelism: Parallelism, weight_format: WeightFormat) -> RankShape:
+def rank_shape(module: Module, parallelism: Parallelism, formats: StoredFormats) -> RankShape:
     """What of a module one rank of a tensor-parallel group holds.
 
     Raises ``UnsupportedShapeError`` when its width does not divide, or when a quantized block
@@ -148,19 +148,20 @@ def rank_shape(module: Module, parallelism: Parallelism, weight_format: WeightFo
         msg = f"{module.name} is {size} wide, which cannot be split over {ways} ranks"
         raise UnsupportedShapeError(msg)
     share = size // ways
-    _check_blocks(module, share, ways, weight_format)
+    _check_blocks(module, share, ways, formats)
     if module.axis is Axis.OUTPUTS:
         return RankShape(share, inputs, copies)
     return RankShape(outputs, share, copies)
 
 
-def _check_blocks(module: Module, share: int, ways: int, weight_format: WeightFormat) -> None:
+def _check_blocks(module: Module, share: int, ways: int, formats: StoredFormats) -> None:
     # vLLM fp8.py: "is not divisible by weight quantization block_n".
-    if ways == 1 or module.split is Split.HEADS or weight_format.block_shape is None:
+    if ways == 1 or module.split is Split.HEADS:
         return
-    if not weight_format.covers(module):
+    block_shape = formats.format_of(module).block_shape
+    if block_shape is None:
         return
-    rows, columns = weight_format.block_shape
+    rows, columns = block_shape
     block = rows if module.axis is Axis.OUTPUTS else columns
     if share % block:
         msg = (
@@ -170,15 +171,12 @@ def _check_blocks(module: Module, share: int, ways: int, weight_format: WeightFo
         raise UnsupportedShapeError(msg)
 
 
-def rank_module_bytes(module: Module, parallelism: Parallelism, weight_format: WeightFormat) -> int:
+def rank_module_bytes(module: Module, parallelism: Parallelism, formats: StoredFormats) -> int:
     """Bytes of one module on one rank."""
-    shape = rank_shape(module, parallelism, weight_format)
-    if weight_format.covers(module):
-        matrix = weight_format.matrix_bytes(
-            num_outputs=shape.num_outputs, num_inputs=shape.num_inputs
-        )
-    else:
-        matrix = shape.num_outputs * shape.num_inputs * module.dtype_bytes
+    shape = rank_shape(module, parallelism, formats)
+    matrix = formats.matrix_bytes(
+        module, num_outputs=shape.num_outputs, num_inputs=shape.num_inputs
+    )
     bias = shape.num_outputs * module.dtype_bytes if module.has_bias else 0
     return shape.num_copies * (matrix + bias)
 
@@ -212,14 +210,14 @@ def stage_of(
 
 
 def bytes_by_stage(
-    architecture: ModelArchitecture, weight_format: WeightFormat, parallelism: Parallelism
+    architecture: ModelArchitecture, formats: StoredFormats, parallelism: Parallelism
 ) -> tuple[int, ...]:
     """Bytes of the weights on one rank of each pipeline stage."""
     check_parallelism(architecture, parallelism)
     stages = pipeline_layers(architecture.num_layers, parallelism.pipeline_parallel_size)
     sums = [0] * len(stages)
     for module in modules_of(architecture):
-        size = rank_module_bytes(module, parallelism, weight_format)
+        size = rank_module_bytes(module, parallelism, formats)
         for stage in stage_of(module, architecture, stages):
             sums[stage] += size
     return tuple(sums)

@@ -6,6 +6,8 @@ There are three sources, and the greatest counts for a replica:
 * blocks that it reports by KV events (``BlockIndex``); there they replace the guess;
 * the named session that it served last (``SessionIndex``).
 
+What only a replica's host has counts at its worth (``HostPrefixes``).
+
 Where other routers are not heard, what they may have sent is estimated as well (``Rendezvous``).
 """
 
@@ -13,6 +15,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from memroute.traffic.prefixes.guessed_prefixes import PrefixIndex
+from memroute.traffic.prefixes.host_prefixes import HostPrefixes
 from memroute.traffic.prefixes.rendezvous import OtherRouters, Rendezvous
 from memroute.traffic.prefixes.reported_blocks import BlockIndex
 from memroute.traffic.prefixes.sessions import SessionIndex, session_key
@@ -41,6 +44,7 @@ class CachedPrompts:
         self.blocks = BlockIndex()
         """Blocks that replicas have reported by KV events."""
         self._prefixes = PrefixIndex()
+        self._hosts = HostPrefixes()
         self._sessions = SessionIndex()
         self._rendezvous = Rendezvous()
         self._others = others or OtherRouters()
@@ -48,6 +52,7 @@ class CachedPrompts:
     def added(self, replica: str) -> None:
         """A replica has come, its cache cold."""
         self._prefixes.forget(replica)
+        self._hosts.forget(replica)
         self._rendezvous.add(replica, UNKNOWN_CAPACITY_TOKENS)
 
     def sized(self, ledger: ReplicaLedger) -> None:
@@ -59,6 +64,7 @@ class CachedPrompts:
         """A replica has gone."""
         self._rendezvous.remove(replica)
         self._prefixes.forget(replica)
+        self._hosts.forget(replica)
         self.blocks.forget(replica)
 
     def hits(self, profile: RequestProfile, among: Sequence[Backend] = ()) -> Hits:
@@ -78,6 +84,7 @@ class CachedPrompts:
             if last is not None:
                 replica, num_tokens = last
                 hits[replica] = max(hits.get(replica, 0), min(most, num_tokens))
+        self._hosts.credit(profile, hits, among)
         unheard = self._others.unheard_ratio
         if unheard > 0.0:
             self._agree(profile, hits, among, unheard)
@@ -98,6 +105,7 @@ class CachedPrompts:
                 ends=profile.block_ends,
                 tokens_per_block=profile.tokens_per_block,
             )
+            self._hosts.sent(ledger, profile)
         if profile.blocks:
             self.blocks.sent(ledger.replica, profile.prefix)
         if profile.session:

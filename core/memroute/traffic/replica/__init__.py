@@ -3,6 +3,7 @@
 from memroute.traffic.replica.backend import Backend, compare_speed, usable
 from memroute.traffic.replica.decoding import Reservation
 from memroute.traffic.replica.health import ReplicaHealth
+from memroute.traffic.replica.host_cache import HostCache
 from memroute.traffic.replica.ledger import ReplicaLedger
 from memroute.traffic.replica.observer import LeaseObserver
 from memroute.traffic.replica.predictions import Prediction, Predictions
@@ -13,6 +14,7 @@ from memroute.traffic.replica.step_clock import StepClock
 
 __all__ = [
     "Backend",
+    "HostCache",
     "LeaseObserver",
     "Prediction",
     "Predictions",

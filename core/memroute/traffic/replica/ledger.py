@@ -27,6 +27,7 @@ from typing import Final
 
 from memroute.traffic.lengths.events import TokensPerEvent
 from memroute.traffic.lengths.output import OutputLengths
+from memroute.traffic.replica.host_cache import HostCache
 from memroute.traffic.replica.learned_limits import LearnedLimits
 from memroute.traffic.replica.peer_requests import SharedRequests
 from memroute.traffic.replica.predictions import Predictions
@@ -44,7 +45,7 @@ class ReplicaLedger(SharedRequests):
     """The requests on one replica, and its last reading. Owns both."""
 
     __slots__ = (
-        "_max_context_tokens", "_promised_capacity_tokens", "capacity_tokens",
+        "_max_context_tokens", "_promised_capacity_tokens", "capacity_tokens", "host",
         "limit_tokens", "limits", "measured_ratio", "pinned_ratio", "reading",
         "replica", "sharing_ratio", "tells_life", "weight_ratio",
     )  # fmt: skip
@@ -72,6 +73,8 @@ class ReplicaLedger(SharedRequests):
         self._promised_capacity_tokens = promised_capacity_tokens
         self._max_context_tokens = max_context_tokens
         self.reading: ReplicaReading | None = None
+        self.host: HostCache | None = None
+        """KV cache on its host; None: there is none, or nobody says."""
         self.capacity_tokens: int | None = None
         """Tokens that its KV cache holds, by the engine, else by the operator; None: unknown."""
         self.limit_tokens: int | None = None

@@ -176,7 +176,7 @@ class Administration:
         if self._sleep_level:
             self._engine.abort_all()
             for scheduler in self._engine.schedulers:
-                scheduler.cache.clear()
+                scheduler.forget_prefixes()
         self._engine.pause()
         self._engine.metrics.set_sleep_state(SLEEP_STATES[self._sleep_level])
         self._engine.metrics.on_sleep_operation("sleep", 0.0)
@@ -204,9 +204,12 @@ class Administration:
     async def _is_paused(self, _request: web.Request) -> web.Response:
         return json_response({"is_paused": self._engine.is_paused})
 
-    async def _reset_prefix_cache(self, _request: web.Request) -> web.Response:
+    async def _reset_prefix_cache(self, request: web.Request) -> web.Response:
         for scheduler in self._engine.schedulers:
-            scheduler.cache.clear()
+            if request.query.get("reset_external", "false").casefold() in {"true", "1"}:
+                scheduler.forget_prefixes()
+            else:
+                scheduler.cache.clear()
         return json_response({"success": True})
 
     # Others' surfaces, and our own.

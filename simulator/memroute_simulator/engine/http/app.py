@@ -14,6 +14,7 @@ import uvloop
 from aiohttp import web
 
 from memroute_simulator.engine.arguments import EngineArguments, parse_arguments
+from memroute_simulator.engine.card_time import CardTime, follow
 from memroute_simulator.engine.endings import ENDINGS
 from memroute_simulator.engine.faces import llama_cpp, sglang
 from memroute_simulator.engine.faults import FaultError, Faults
@@ -191,7 +192,16 @@ async def serve_engine(arguments: EngineArguments, start: Start = _start_vllm) -
         f"INFO serving {arguments.served_model_names[0]} on {arguments.host}:{arguments.port}",
         flush=True,
     )
-    return await _until_stopped(server, runner, arguments)
+    following = None
+    if url:
+        card = CardTime()
+        server.engine.stretched = card.step_seconds
+        following = asyncio.create_task(follow(url, server.engine, card))
+    try:
+        return await _until_stopped(server, runner, arguments)
+    finally:
+        if following is not None:
+            following.cancel()
 
 
 async def _until_stopped(

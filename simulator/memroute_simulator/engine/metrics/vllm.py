@@ -20,6 +20,7 @@ from prometheus_client import (
     Summary,
 )
 
+from memroute.units import GIB
 from memroute_simulator.engine.model import Scheduler, StepPlan, StepResult
 from memroute_simulator.engine.spec import EngineSpec
 
@@ -369,7 +370,7 @@ def cache_config(
         "kv_cache_memory_bytes": kv_cache_memory_bytes,
         "kv_cache_size_tokens": int(concurrency * spec.context_tokens),
         "kv_offloading_backend": "native",
-        "kv_offloading_size": None,
+        "kv_offloading_size": None if spec.host_kv_bytes is None else spec.host_kv_bytes / GIB,
         "kv_sharing_fast_prefill": False,
         "mamba_block_size": None,
         "mamba_cache_dtype": "auto",

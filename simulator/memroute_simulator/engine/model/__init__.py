@@ -5,6 +5,7 @@ differ), ``kv_cache`` (blocks), ``content`` (what tokens are to a prefix cache).
 """
 
 from memroute_simulator.engine.model.content import Content, SegmentedContent, TokenContent
+from memroute_simulator.engine.model.host_tier import HostEvent, HostTier, HostTierLimits
 from memroute_simulator.engine.model.kv_cache import (
     BlockEvent,
     BlocksRemoved,
@@ -23,6 +24,9 @@ __all__ = [
     "BlocksStored",
     "Content",
     "EngineRequest",
+    "HostEvent",
+    "HostTier",
+    "HostTierLimits",
     "KVCache",
     "RequestState",
     "SGLangScheduler",

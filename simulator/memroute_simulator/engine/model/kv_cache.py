@@ -166,14 +166,10 @@ class KVCache:
             needed += self._num_idle_hits(request, index, skipped, hits)
         return needed
 
-    def admit(self, request: EngineRequest, hit_tokens: int, num_tokens: int) -> bool:
-        """Take the hit and blocks for the first ``num_tokens``; False, nothing done, if full."""
-        groups = self._groups
-        request.tables = [[] for _ in groups]
-        request.num_dropped_blocks = [0] * len(groups)
-        request.num_keyed_blocks = [0] * len(groups)
+    def blocks_to_begin(self, request: EngineRequest, hit_tokens: int, num_tokens: int) -> int:
+        """Free blocks that the hit and the first ``num_tokens`` would take."""
         needed = 0
-        for index, group in enumerate(groups):
+        for index, group in enumerate(self._groups):
             size = group.block_size_tokens
             if group.kind is CellKind.STATE:
                 needed += self.layout.num_state_blocks
@@ -181,7 +177,15 @@ class KVCache:
             skipped, hits = _skipped(group, hit_tokens) // size, hit_tokens // size
             needed += ceil_div(num_tokens, size) - max(skipped, hits)
             needed += self._num_idle_hits(request, index, skipped, hits)
-        if needed > self.num_free:
+        return needed
+
+    def admit(self, request: EngineRequest, hit_tokens: int, num_tokens: int) -> bool:
+        """Take the hit and blocks for the first ``num_tokens``; False, nothing done, if full."""
+        groups = self._groups
+        request.tables = [[] for _ in groups]
+        request.num_dropped_blocks = [0] * len(groups)
+        request.num_keyed_blocks = [0] * len(groups)
+        if self.blocks_to_begin(request, hit_tokens, num_tokens) > self.num_free:
             return False
         for index, group in enumerate(groups):
             self._take_hit(request, index, group, hit_tokens)

@@ -10,6 +10,8 @@ class RequestState(StrEnum):
     """Where a request is."""
 
     WAITING = "waiting"
+    LOADING = "loading"
+    """It holds its blocks, and what the host has of it is on its way."""
     PREFILLING = "prefilling"
     DECODING = "decoding"
     FINISHED = "finished"
@@ -43,7 +45,9 @@ class EngineRequest:
     """As of the last time the scheduler settled it."""
     num_preemptions: int = 0
     num_hit_tokens: int = 0
-    """Prompt tokens found in the prefix cache at its first admission."""
+    """Prompt tokens found at its first admission, on the device and on the host."""
+    num_host_hit_tokens: int = 0
+    """Of these, what came from the host."""
     order: int = -1
     """Position in the running set: later admissions are greater."""
     epoch: int = 0

@@ -14,6 +14,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from memroute.bandwidth import StepBatch
+from memroute_simulator.engine.model.host_tier import HostTier
 from memroute_simulator.engine.model.kv_cache import KVCache
 from memroute_simulator.engine.model.queue import SchedulingPolicy, waiting_queue
 from memroute_simulator.engine.model.request import EngineRequest, RequestState
@@ -86,6 +87,9 @@ class SchedulerCounts:
     """Tokens computed again after a preemption."""
     prefix_query_tokens: int = 0
     prefix_hit_tokens: int = 0
+    host_query_tokens: int = 0
+    """Prompt tokens behind what the device had, where there is a host to ask."""
+    host_hit_tokens: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
     num_steps: int = 0
@@ -102,9 +106,12 @@ class Scheduler(ABC):
         policy: SchedulingPolicy = SchedulingPolicy.FCFS,
         max_adapters: int | None = None,
         reports_emitted: bool = False,
+        host: HostTier | None = None,
     ) -> None:
         """``max_adapters``: distinct LoRA adapters in one step; None: no limit."""
         self.cache = cache
+        self.host = host
+        """KV cache on the host; None where there is none."""
         self.max_num_seqs = max_num_seqs
         self.policy = policy
         self.max_adapters = max_adapters
@@ -113,7 +120,11 @@ class Scheduler(ABC):
         """In the order of admission."""
         self.counts = SchedulerCounts()
         self.num_deferred = 0
-        """Waiting requests that were passed over in the last step for want of an adapter slot."""
+        """Waiting requests that were passed over in the last step: no adapter slot, or a load."""
+        self._loading: dict[EngineRequest, int] = {}
+        """Requests whose load is under way: tokens that they have when it is there."""
+        self._loaded: dict[EngineRequest, int] = {}
+        """Requests that hold blocks with so many tokens and wait before the queue."""
         self._reports_emitted = reports_emitted
         self._decoding: dict[EngineRequest, None] = {}
         self._prefilling: dict[EngineRequest, None] = {}
@@ -129,7 +140,7 @@ class Scheduler(ABC):
     @property
     def has_work(self) -> bool:
         """Whether there is anyone to serve."""
-        return bool(self.running) or len(self.waiting) > 0
+        return bool(self.running or self._loading or self._loaded) or len(self.waiting) > 0
 
     @property
     def num_running(self) -> int:
@@ -138,8 +149,13 @@ class Scheduler(ABC):
 
     @property
     def num_waiting(self) -> int:
-        """Requests in the queue."""
-        return len(self.waiting)
+        """Requests that do not run, those whose load is under way among them."""
+        return len(self.waiting) + len(self._loading) + len(self._loaded)
+
+    @property
+    def next_load_seconds(self) -> float | None:
+        """When the next load ends: an engine with nothing to compute has to look again then."""
+        return None if self.host is None or not self._loading else self.host.next_seconds
 
     @property
     def decoding(self) -> tuple[EngineRequest, ...]:
@@ -167,9 +183,16 @@ class Scheduler(ABC):
         """Drop a request, wherever it is; one that has ended is left alone."""
         if request.state in {RequestState.FINISHED, RequestState.ABORTED}:
             return
-        if request.state is RequestState.WAITING:
+        if self.host is not None:
+            self.host.end(request)
+        if request.state in {RequestState.WAITING, RequestState.LOADING}:
+            if request.state is RequestState.WAITING:
+                self.waiting.discard(request)
+            else:
+                self._loading.pop(request, None)
+                self._loaded.pop(request, None)
+                self.cache.free(request)
             request.state = RequestState.ABORTED
-            self.waiting.discard(request)
             return
         self._leave(request)
         self.cache.free(request)
@@ -178,12 +201,17 @@ class Scheduler(ABC):
     # The two phases of a step.
 
     @abstractmethod
-    def schedule(self) -> StepPlan:
-        """Decide what the next step computes, and take the blocks that it needs."""
+    def schedule(self, now_seconds: float = 0.0) -> StepPlan:
+        """Decide what the next step computes, and take the blocks that it needs.
 
-    def complete(self, plan: StepPlan) -> StepResult:
+        ``now_seconds``: any clock; only copies from and to the host go by it.
+        """
+
+    def complete(self, plan: StepPlan, now_seconds: float = 0.0) -> StepResult:
         """End the step: its tokens exist."""
         result = StepResult()
+        if self.host is not None:
+            self.host.end_step(now_seconds)
         self.counts.num_steps += 1
         if plan.decodes and plan.num_decodes:
             result.num_emitted = len(self._decoding)
@@ -200,7 +228,47 @@ class Scheduler(ABC):
         self.counts.generated_tokens += result.num_emitted
         return result
 
+    def forget_prefixes(self) -> None:
+        """Forget every cached prefix, on the device and on the host."""
+        self.cache.clear()
+        if self.host is not None:
+            self.host.clear()
+
     # For the rules of one engine.
+
+    def _take_loaded(self, now_seconds: float) -> None:
+        """Requests whose load has ended wait before the queue, with their blocks."""
+        if self.host is None:
+            return
+        for request in self.host.advance(now_seconds):
+            num_tokens = self._loading.pop(request, None)
+            if num_tokens is None:
+                continue  # given up meanwhile
+            self.cache.key_full_blocks(request, num_tokens)
+            # The last token is always computed: its output is what comes next.
+            self._loaded[request] = min(num_tokens, request.num_tokens - 1)
+
+    def _begin_load(self, request: EngineRequest, hit: int, found: int, now_seconds: float) -> None:
+        """A request that has taken its blocks waits for what the host has of it."""
+        request.state = RequestState.LOADING
+        self._loading[request] = hit + found
+        if self.host is not None:
+            self.host.begin_load(request, hit, found, now_seconds)
+        if not request.num_preemptions:
+            # Of a prompt that the host has whole the last token is computed all the same.
+            found = min(found, request.num_tokens - 1 - hit)
+            request.num_host_hit_tokens = found
+            self.counts.host_hit_tokens += found
+
+    def _offer_to_host(self, plan: StepPlan) -> None:
+        """What the step completes of prompts is offered to the host."""
+        if self.host is None:
+            return
+        self.host.offer_again()
+        for chunk in plan.prefills:
+            if chunk.request.epoch == chunk.epoch:
+                self.host.offer(chunk.request, chunk.num_cached_tokens + chunk.num_new_tokens)
+        self.host.settle()
 
     def _due(self) -> list[EngineRequest]:
         """Decoding requests whose blocks change in this round, in running order."""
@@ -247,7 +315,10 @@ class Scheduler(ABC):
         if request.num_preemptions == 0:
             request.num_hit_tokens = hit_tokens
             self.counts.prefix_query_tokens += request.num_tokens
-            self.counts.prefix_hit_tokens += hit_tokens
+            device_tokens = hit_tokens - request.num_host_hit_tokens
+            self.counts.prefix_hit_tokens += device_tokens
+            if self.host is not None:
+                self.counts.host_query_tokens += request.num_tokens - device_tokens
         else:
             self.counts.num_recomputed_tokens += request.num_tokens - hit_tokens
         request.num_computed_tokens = hit_tokens
@@ -340,6 +411,8 @@ class Scheduler(ABC):
         self.cache.key_full_blocks(request, request.num_computed_tokens)
         self.cache.free(request)
         request.state = RequestState.FINISHED
+        if self.host is not None:
+            self.host.end(request)
         result.finished.append(request)
 
 

@@ -56,7 +56,7 @@ class SGLangScheduler(Scheduler):
         self._decay = (self._init_ratio - self._min_ratio) / NEW_TOKEN_RATIO_DECAY_STEPS
         self.new_token_ratio = self._init_ratio
 
-    def schedule(self) -> StepPlan:
+    def schedule(self, now_seconds: float = 0.0) -> StepPlan:
         """Prefill if anyone can be admitted, else decode."""
         plan = StepPlan(decodes=False)
         self._prefill(plan)

@@ -10,11 +10,15 @@
    the *whole* prompt above the watermark last. The head of the queue blocks those behind it,
    but for one that waits for an adapter slot, which is passed over.
 
+With KV cache on the host (``host_tier``), a request whose prefix lies there takes its blocks and
+waits for them beside the queue; it is admitted when they are there.
+
 One simplification: where a prefill that did not get its whole budget stands before decoding
 requests (possible with a prefill threshold only), those keep their tokens.
 """
 
 from memroute.footprint.kv_cache.cells import CellKind
+from memroute_simulator.engine.model.host_tier import HostTier
 from memroute_simulator.engine.model.kv_cache import KVCache
 from memroute_simulator.engine.model.queue import SchedulingPolicy
 from memroute_simulator.engine.model.request import EngineRequest, RequestState
@@ -35,6 +39,7 @@ class VLLMScheduler(Scheduler):
         long_prefill_token_threshold: int = 0,
         max_adapters: int | None = None,
         reports_emitted: bool = False,
+        host: HostTier | None = None,
     ) -> None:
         """Raises ``ValueError`` when a step could not hold one token of every sequence."""
         if max_num_batched_tokens < max_num_seqs:
@@ -49,6 +54,7 @@ class VLLMScheduler(Scheduler):
             policy=policy,
             max_adapters=max_adapters,
             reports_emitted=reports_emitted,
+            host=host,
         )
         self.max_num_batched_tokens = max_num_batched_tokens
         self.long_prefill_token_threshold = long_prefill_token_threshold
@@ -61,18 +67,20 @@ class VLLMScheduler(Scheduler):
             else 1
         )
 
-    def schedule(self) -> StepPlan:
+    def schedule(self, now_seconds: float = 0.0) -> StepPlan:
         """Decide what the next step computes."""
         plan = StepPlan()
+        self._take_loaded(now_seconds)
         self.num_deferred = 0
         for request in self._needing_blocks():
             if request.state is RequestState.DECODING:
                 self._make_room(request, plan)
             elif request.state is RequestState.PREFILLING:
                 self._continue_prefill(request, plan)
-        if not plan.preempted and len(self.waiting):
-            self._admit(plan)
+        if not plan.preempted and self.num_waiting:
+            self._admit(plan, now_seconds)
         self._plan_decodes(plan)
+        self._offer_to_host(plan)
         return plan
 
     def _needing_blocks(self) -> list[EngineRequest]:
@@ -111,31 +119,93 @@ class VLLMScheduler(Scheduler):
         self._preempt(victim, plan)
         return victim
 
-    def _admit(self, plan: StepPlan) -> None:
+    def _admit(self, plan: StepPlan, now_seconds: float) -> None:
         passed_over: list[EngineRequest] = []
         budget = self._budget(plan)
-        while budget > 0 and len(self.waiting) and len(self.running) < self.max_num_seqs:
-            request = self.waiting.peek()
-            if not self._has_adapter_slot(request):
-                passed_over.append(self.waiting.pop())
-                continue
-            hit = self.cache.find_hit(request)
-            needed = self.cache.blocks_to_admit(request, hit)
-            if self.running:
-                needed += self._watermark_blocks
-            num_new = self._chunk_tokens(request, hit, budget)
-            if needed > self.cache.num_free or num_new <= 0:
+        while budget > 0 and len(self.running) < self.max_num_seqs:
+            loaded = next(iter(self._loaded), None)
+            if loaded is not None:
+                num_new = self._admit_loaded(loaded, budget, plan)
+            elif not len(self.waiting):
                 break
-            if not self.cache.admit(request, hit, hit + num_new):
+            else:
+                request = self.waiting.peek()
+                if not self._has_adapter_slot(request):
+                    passed_over.append(self.waiting.pop())
+                    continue
+                hit = self.cache.find_hit(request)
+                found = 0 if self.host is None else self.host.find(request, hit)
+                if found is None:
+                    passed_over.append(self.waiting.pop())
+                    continue
+                if found:
+                    num_new = self._admit_to_load(request, hit, found, now_seconds)
+                else:
+                    num_new = self._admit_new(request, hit, budget, plan)
+            if num_new is None:
                 break
-            self.waiting.pop()
-            self._enter(request, hit)
-            self._add_chunk(request, hit, num_new, plan)
-            plan.admitted.append(request)
             budget -= num_new
-        self.num_deferred = len(passed_over)
+        self.num_deferred = len(passed_over) + len(self._loading)
         for request in reversed(passed_over):
             self.waiting.push_front(request)
+
+    def _admit_new(
+        self, request: EngineRequest, hit: int, budget: int, plan: StepPlan
+    ) -> int | None:
+        """Admit the head of the queue: tokens of its first chunk, None where it has to wait."""
+        num_new = self._chunk_tokens(request, hit, budget)
+        if num_new <= 0 or not self._take_blocks(request, hit, num_new):
+            return None
+        self.waiting.pop()
+        self._run(request, hit, num_new, plan)
+        return num_new
+
+    def _admit_to_load(
+        self, request: EngineRequest, hit: int, found: int, now_seconds: float
+    ) -> int | None:
+        """Let it take its blocks and wait for the host: 0 tokens, None where it has to wait.
+
+        It cannot be preempted meanwhile: what prompts under way still need is left to them.
+        """
+        under_way = (*self._prefilling, *self._loading, *self._loaded)
+        reserved = sum(self.cache.blocks_to_grow(one, one.num_tokens) for one in under_way)
+        needed = self.cache.blocks_to_begin(request, hit, hit + found) + self._watermark
+        if needed > self.cache.num_free - reserved:
+            return None
+        if not self._take_blocks(request, hit, found):
+            return None
+        self.waiting.pop()
+        self._begin_load(request, hit, found, now_seconds)
+        return 0
+
+    def _admit_loaded(self, request: EngineRequest, budget: int, plan: StepPlan) -> int | None:
+        """Admit one whose load has ended."""
+        start = self._loaded[request]
+        num_new = self._chunk_tokens(request, start, budget)
+        needed = self.cache.blocks_to_grow(request, request.num_tokens)
+        if num_new <= 0 or needed + self._watermark > self.cache.num_free:
+            return None
+        if not self.cache.grow(request, start + num_new):
+            return None
+        del self._loaded[request]
+        self._run(request, start, num_new, plan)
+        return num_new
+
+    @property
+    def _watermark(self) -> int:
+        """Blocks that an admission leaves free; none where nobody runs."""
+        return self._watermark_blocks if self.running else 0
+
+    def _take_blocks(self, request: EngineRequest, hit: int, num_new: int) -> bool:
+        """Take the hit and blocks for so many tokens, if all of it would fit."""
+        needed = self.cache.blocks_to_admit(request, hit) + self._watermark
+        return needed <= self.cache.num_free and self.cache.admit(request, hit, hit + num_new)
+
+    def _run(self, request: EngineRequest, start: int, num_new: int, plan: StepPlan) -> None:
+        """It joins the running set with that chunk."""
+        self._enter(request, start)
+        self._add_chunk(request, start, num_new, plan)
+        plan.admitted.append(request)
 
     def _chunk_tokens(self, request: EngineRequest, start: int, budget: int) -> int:
         num_new = min(request.num_tokens - start, budget)

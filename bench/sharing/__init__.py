@@ -1,0 +1,1 @@
+"""Two engines on one card: what is published, beside what memroute predicts."""

@@ -1,0 +1,292 @@
+"""``memroute plan --host-memory``: what memory on the host buys for traffic that comes back."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memroute.bandwidth import StepTime, Throughput
+from memroute.closeness import did_you_mean
+from memroute.errors import UnsupportedShapeError
+from memroute.hierarchy import (
+    HOST_LINKS,
+    FetchOrCompute,
+    HostLink,
+    KVTier,
+    Reuse,
+    TierGain,
+    host_link_by_name,
+    host_link_of,
+    kv_tier,
+    tier_gain,
+)
+from memroute.sizing import Option, Question
+from memroute.units import GIB, format_gib
+from memroute_cli.plan.asked import Asked
+from memroute_cli.plan.files import PlanError
+from memroute_cli.terminal.quantities import bytes_of
+from memroute_cli.terminal.table import Column, Table
+
+# Names of the table's columns. PER 1M takes the place of TOKENS/S where there is a price.
+NAMES = ("HOST MEMORY", "KEPT", "DEVICE HITS", "HOST HITS", "TTFT", "TOKENS/S")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostQuestion:
+    """What was asked of the host, checked."""
+
+    sizes: tuple[int, ...]
+    """Bytes of one engine, in the order typed."""
+    link: HostLink | None
+    """None: the accelerator's by its data sheet."""
+    num_conversations: int
+    reuse_ratio: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostAnswer:
+    """One size's figures. ``tier`` and ``break_even_tokens`` are None without memory."""
+
+    size_bytes: int
+    tier: KVTier | None
+    gain: TierGain
+    cost_per_million: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostAnswers:
+    """All sizes on the option that was planned."""
+
+    link: HostLink
+    question: HostQuestion
+    reuse: Reuse
+    break_even_tokens: int | None
+    """None: up to the whole context it is faster to compute again."""
+    page_bytes: int
+    answers: tuple[HostAnswer, ...]
+
+
+def read_host_question(asked: Asked) -> HostQuestion | None:
+    """What was typed; None where nobody asked. Raises ``PlanError``."""
+    if not asked.host_memory:
+        if asked.host_link is not None or asked.conversations is not None:
+            msg = "--host-link and --conversations need --host-memory, such as 64GiB,256GiB"
+            raise PlanError(msg)
+        return None
+    sizes = tuple(_size(text) for text in asked.host_memory)
+    if not 0 <= asked.reuse <= 1:
+        msg = f"--reuse {asked.reuse:g}: a share of the prompt, from 0 to 1"
+        raise PlanError(msg)
+    if asked.conversations is not None and asked.conversations < 1:
+        msg = f"--conversations must be at least 1, got {asked.conversations}"
+        raise PlanError(msg)
+    return HostQuestion(
+        sizes=sizes,
+        link=None if asked.host_link is None else _link(asked.host_link),
+        num_conversations=asked.conversations or 1000,
+        reuse_ratio=asked.reuse,
+    )
+
+
+def _size(text: str) -> int:
+    size = bytes_of(text)
+    if size is None or size < 1:
+        msg = f"--host-memory {text}: a size such as 64GiB"
+        raise PlanError(msg)
+    return size
+
+
+def _link(name: str) -> HostLink:
+    link = host_link_by_name(name)
+    if link is None:
+        names = [one.name for one in HOST_LINKS]
+        msg = f"--host-link {name}: one of {', '.join(names)}{did_you_mean(name, names)}"
+        raise PlanError(msg)
+    return link
+
+
+def host_answers(
+    host: HostQuestion, question: Question, option: Option, price_per_hour: float | None
+) -> HostAnswers:
+    """The figures on one option that fits. Raises ``PlanError`` where they cannot be known."""
+    name, rate = option.accelerator.name, option.throughput
+    link = host.link or host_link_of(option.accelerator)
+    if link is None:
+        links = ", ".join(one.name for one in HOST_LINKS)
+        msg = (
+            f"--host-memory: no data sheet says how {name} reaches its host: "
+            f"name it by --host-link ({links})"
+        )
+        raise PlanError(msg)
+    if rate is None:
+        msg = "--host-memory: how fast this model computes is not known, so neither is what pays"
+        raise PlanError(msg)
+    reuse = Reuse(
+        num_conversations=host.num_conversations,
+        prompt_tokens=question.prompt_tokens,
+        output_tokens=question.output_tokens,
+        reuse_ratio=host.reuse_ratio,
+    )
+    shared = link.shared_by(option.num_devices)
+    try:
+        tiers = [kv_tier(option.shape, size) for size in host.sizes]
+    except UnsupportedShapeError as error:
+        msg = f"--host-memory: {error}"
+        raise PlanError(msg) from error
+    ways = _ways(option, tiers[0], shared)
+    found = [_answer(0, None, reuse, option, rate, ways, price_per_hour)]
+    for size, tier in zip(host.sizes, tiers, strict=True):
+        found.append(
+            _answer(size, tier, reuse, option, rate, _ways(option, tier, shared), price_per_hour)
+        )
+    return HostAnswers(
+        link=link,
+        question=host,
+        reuse=reuse,
+        break_even_tokens=ways.break_even_tokens(question.max_context_tokens),
+        page_bytes=tiers[0].page_bytes,
+        answers=tuple(found),
+    )
+
+
+def _ways(option: Option, tier: KVTier, link: HostLink) -> FetchOrCompute:
+    shape = option.shape
+    return FetchOrCompute(
+        tier=tier,
+        link=link,
+        step_time=StepTime.of(
+            shape.architecture, option.accelerator, quantization=shape.quantization,
+            kv_cache_dtype=shape.kv_cache_dtype, parallelism=shape.parallelism,
+        ),
+        max_num_batched_tokens=shape.max_num_batched_tokens,
+    )  # fmt: skip
+
+
+def _answer(
+    size: int,
+    tier: KVTier | None,
+    reuse: Reuse,
+    option: Option,
+    rate: Throughput,
+    ways: FetchOrCompute,
+    price_per_hour: float | None,
+) -> HostAnswer:
+    # What comes back finds what running requests leave: half of them are under way at a time.
+    sequences = max(1, rate.num_sequences // 2)
+    held = sequences * (reuse.prompt_tokens + reuse.output_tokens // 2)
+    gain = tier_gain(
+        reuse,
+        device_tokens=max(0, option.kv_capacity_tokens - held),
+        host_tokens=0 if tier is None else tier.capacity_tokens,
+        ways=ways,
+        step_seconds=rate.step_seconds,
+        num_sequences=sequences,
+    )
+    cost = None
+    if price_per_hour is not None:
+        cost = price_per_hour * option.num_devices / 3600 / gain.tokens_per_second * 1e6
+    return HostAnswer(size_bytes=size, tier=tier, gain=gain, cost_per_million=cost)
+
+
+def told(answers: HostAnswers, option: Option) -> Iterator[str | Table]:
+    """The section for people."""
+    reuse, link = answers.reuse, answers.link
+    yield (
+        f"\nhost memory, {reuse.num_conversations:,} conversations that come back with "
+        f"{reuse.reuse_ratio:.0%} of {reuse.prompt_tokens:,} tokens known; {link.name}: "
+        f"{link.read_bytes_per_second / 1e9:.0f} GB/s"
+    )
+    has_price = any(one.cost_per_million is not None for one in answers.answers)
+    names = NAMES if not has_price else (*NAMES[:-1], "PER 1M")
+    rows = tuple(_cells(one, has_price=has_price) for one in answers.answers)
+    columns = tuple(Column(name=name, is_number=name != "HOST MEMORY") for name in names)
+    yield Table(columns, rows)
+    yield _break_even(answers, option)
+    yield (
+        f"Rates of {link.name} may be off by {link.error_ratio:.0%} ({link.source}); "
+        "TTFT is the mean without a queue; half of the sequences that fit are under way."
+    )
+
+
+def _cells(one: HostAnswer, *, has_price: bool) -> tuple[str, ...]:
+    gain = one.gain
+    rate = f"{gain.tokens_per_second:,.0f}"
+    return (
+        "none" if one.tier is None else format_gib(one.size_bytes),
+        f"{gain.kept_conversations:,}",
+        f"{gain.device_hit_ratio:.0%}",
+        f"{gain.host_hit_ratio:.0%}",
+        f"{gain.ttft_seconds:.2f} s",
+        rate if not has_price else f"{one.cost_per_million or 0:.2f}",
+    )
+
+
+def _break_even(answers: HostAnswers, option: Option) -> str:
+    tokens = answers.break_even_tokens
+    unit = f"copies of {answers.page_bytes / 1024:,.0f} KiB"
+    rate = answers.link.shared_by(option.num_devices).read_rate(answers.page_bytes) / 1e9
+    if tokens is None:
+        return (
+            f"Fetching never beats computing again here ({unit}, {rate:.1f} GB/s per device): "
+            "a host tier would slow it."
+        )
+    return (
+        f"Fetching beats computing from {tokens:,} tokens on ({unit}, {rate:.1f} GB/s per device; "
+        "a larger block size makes larger copies)."
+    )
+
+
+def document(answers: HostAnswers) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "link": answers.link.name,
+        "conversations": answers.reuse.num_conversations,
+        "reuseRatio": answers.reuse.reuse_ratio,
+        "breakEvenTokens": answers.break_even_tokens,
+        "copyBytes": answers.page_bytes,
+        "sizes": [
+            {
+                "hostBytes": 0 if one.tier is None else one.tier.host_bytes,
+                "hostTokens": 0 if one.tier is None else one.tier.capacity_tokens,
+                "keptConversations": one.gain.kept_conversations,
+                "deviceHitRatio": one.gain.device_hit_ratio,
+                "hostHitRatio": one.gain.host_hit_ratio,
+                "ttftSeconds": one.gain.ttft_seconds,
+                "tokensPerSecond": one.gain.tokens_per_second,
+                "costPerMillionTokens": one.cost_per_million,
+            }
+            for one in answers.answers
+        ],
+    }
+
+
+def draw(model: str, option: Option, answers: HostAnswers, path: Path) -> None:
+    """Hits, time to first token and tokens per second against the size of the tier."""
+    import matplotlib as mpl  # noqa: PLC0415 - half a second that only a plot pays
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    sizes = [one.size_bytes / GIB for one in answers.answers]
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4))
+    gains = [one.gain for one in answers.answers]
+    left.stackplot(
+        sizes, [one.device_hit_ratio for one in gains], [one.host_hit_ratio for one in gains],
+        labels=("from the device", "from the host"), alpha=0.85,
+    )  # fmt: skip
+    left.set_ylabel("share of prompt tokens")
+    left.legend(loc="lower right")
+    middle.plot(sizes, [one.ttft_seconds for one in gains], marker="o")
+    middle.set_ylabel("time to first token, s")
+    right.plot(sizes, [one.tokens_per_second for one in gains], marker="o")
+    right.set_ylabel("output tokens/s")
+    for axis in (left, middle, right):
+        axis.set_xlabel("host memory of one engine, GiB")
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+    figure.suptitle(
+        f"{model}: {option.precision} on {option.num_devices} x {option.accelerator.name}"
+    )
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

@@ -1,0 +1,73 @@
+"""``memroute plan --host-memory``: what it prints, and what it refuses."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from memroute.units import GIB
+from memroute_cli.main import app
+
+RUNNER = CliRunner()
+ASKED = ("Qwen/Qwen3-32B", "-a", "H100", "--context", "32k", "--prompt-tokens", "8000")
+
+
+def plan(*arguments):
+    """Exit status, output and errors of ``memroute plan``."""
+    result = RUNNER.invoke(app, ["plan", *arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_more_memory_keeps_more_conversations():
+    """The answer that people want: how much is worth buying."""
+    status, text, _ = plan(*ASKED, "--host-memory", "64GiB,256GiB", "--output", "json")
+    found = json.loads(text)["plans"][0]["hostMemory"]
+    none, some, more = found["sizes"]
+    assert status == 0
+    assert found["link"] == "pcie5"
+    assert [one["hostBytes"] for one in (none, some, more)] == [0, 64 * GIB, 256 * GIB]
+    assert none["keptConversations"] < some["keptConversations"] < more["keptConversations"]
+    assert none["ttftSeconds"] > more["ttftSeconds"]
+
+
+def test_a_table_says_from_where_on_fetching_pays():
+    """Below it the tier costs; an engine fetches all the same."""
+    _, text, _ = plan(*ASKED, "--host-memory", "64GiB", "--price", "H100=2.5")
+    assert "Fetching beats computing from" in text
+    assert "PER 1M" in text.partition("host memory")[2]
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_slow_link_says_that_it_never_pays():
+    """A tier is not always a good idea."""
+    _, text, _ = plan(
+        "Qwen/Qwen3-0.6B", "-a", "B200", "--host-memory", "64GiB", "--host-link", "pcie3"
+    )
+    assert "Fetching never beats computing again" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--host-link", "pcie5"), "need --host-memory"),
+        (("--host-memory", "lots"), "--host-memory lots: a size such as 64GiB"),
+        (("--host-memory", "1GiB", "--host-link", "pcie6"), "did you mean"),
+        (("--host-memory", "1GiB", "--reuse", "1.5"), "--reuse 1.5"),
+        (("--host-memory", "1GiB", "--conversations", "0"), "--conversations must be at least 1"),
+        (("--host-memory", "1kB"), "hold no chunk"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_the_words_of_the_question(arguments, words):
+    """The answer names the option."""
+    status, _, errors = plan(*ASKED, *arguments)
+    assert status == 2
+    assert words in " ".join(errors.split())
+
+
+def test_a_plot_shows_what_each_size_buys(tmp_path):
+    """Three curves against GiB, in place of the bytes on the device."""
+    picture = tmp_path / "tier.svg"
+    status, text, _ = plan(*ASKED, "--host-memory", "64GiB,256GiB", "--plot", str(picture))
+    assert status == 0
+    assert "drawn into" in text
+    assert picture.stat().st_size > 1000
