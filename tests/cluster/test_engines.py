@@ -157,3 +157,27 @@ def test_a_replica_that_does_not_say_what_it_needs_is_refused_in_words(cluster, 
     wait_condition(cluster, namespace, "m", "Ready", "EngineRefuses")
     told = condition(cluster, namespace, "m", "Resolved")["message"]
     assert "spec.engine.image is needed for SGLang" in told
+
+
+def test_kv_cache_on_the_host_is_taken_from_what_a_node_has_free(cluster, namespace):
+    """More than any node has is kept by none: the scheduler's word is told, and an edit mends it.
+
+    4 TiB would be promised and never given if nobody asked kube-scheduler; 16 GiB are requested,
+    given to the engine by its flag, and told to routers.
+    """
+    memory = {"maxContextTokens": 8192, "concurrency": 4, "hostKVCacheGiB": 4096}
+    apply(cluster, namespace, "m", model={"name": MODEL}, memory=memory)
+
+    def refused():
+        status = get_deployment(cluster, namespace, "m").get("status") or {}
+        told = " ".join(one.get("message", "") for one in status.get("conditions", ()))
+        return "memory.hostKVCacheGiB" in told and told
+
+    assert "memory" in cluster.wait_for("the scheduler's refusal to be told", refused)
+    apply(cluster, namespace, "m", model={"name": MODEL}, memory=memory | {"hostKVCacheGiB": 16})
+    wait_ready(cluster, namespace, "m")
+    (pod,) = pods_of(cluster, namespace)
+    page = httpx.get(f"http://{pod['status']['podIP']}:8000/metrics", trust_env=False).text
+    assert 'kv_offloading_size="16.0"' in page
+    tokens = int(pod["metadata"]["annotations"]["memroute.dev/host-kv-tokens"])
+    assert tokens == 16 * GIB // (114_688 * 16) * 16, "28 layers x 8 heads x 128 x 2 in 16 bit"

@@ -179,7 +179,8 @@ SCHEDULER: Final = (
         seen_as="`Insufficient cpu`, `Insufficient memory`, `Too many pods`",
         sentence="the node has accelerators for the replica, but not enough beside them"
                  "[[ ({resource})]][[ ({pods})]]",
-        next_step="lower resources.requests in spec.template, or move other pods off the node",
+        next_step="lower resources.requests in spec.template (or memory.hostKVCacheGiB), or move "
+                  "other pods off the node",
     ),
     Signature(
         name="NodeTainted", where=Where.SCHEDULER,
