@@ -307,9 +307,6 @@ async def test_claims_have_other_peoples_names_too():
     """What llm-d's clients send means the same here, where headers are trusted."""
     flags = ("--trust-headers", "--tenants", "header", "--objective", "batch=-5")
     async with picker(*flags, replicas=("a",)) as (rig, gateway):
-        seen = []
-        submit = rig.pools.get("m").submit
-        rig.pools.get("m").submit = lambda waiter: seen.append(waiter.profile) or submit(waiter)
         stream = Stream(gateway)
         await stream.routed(
             body(),
@@ -317,7 +314,7 @@ async def test_claims_have_other_peoples_names_too():
             x_llm_d_inference_objective="batch",
             x_slo_ttft_ms="250",
         )
-        profile = seen[0]
+        profile = next(iter(rig.replicas[0].ledger.leases)).profile
         assert (profile.tenant, profile.priority) == ("team", -5)
         assert profile.deadline_seconds is not None
 

@@ -32,7 +32,10 @@ _PREFIX_BYTES: Final = 5
 
 
 class Handler:
-    """What a call is about. Nothing here awaits."""
+    """What a call is about. Nothing here awaits.
+
+    Its subclasses are compiled with it (``hatch_build.py``): mypyc lets no others be.
+    """
 
     def message(self, data: bytes) -> None:
         """A message has come."""
