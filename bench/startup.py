@@ -13,7 +13,7 @@ from memroute_cli.main import COMMANDS
 
 # Runs of each, one after another: chosen by hand. The least is what the machine can do.
 RUNS = 7
-PROGRAMS = ("operator", "router", "fetch", "simulator")
+PROGRAMS = ("operator", "router", "picker", "fetch", "simulator")
 
 
 def main() -> None:

@@ -39,6 +39,7 @@ from memroute_router.memory import (
     memory_limit_bytes,
 )
 from memroute_router.metrics.exported import RouterMetrics
+from memroute_router.metrics.process import Listening
 from memroute_router.pages.exposition import TEXT
 from memroute_router.pages.operations import Operations
 from memroute_router.pages.own_answers import OwnAnswers
@@ -79,10 +80,29 @@ class Membership(Protocol):
         ...
 
 
+class Front(Listening, Protocol):
+    """Where requests come."""
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; the port."""
+        ...
+
+    async def refresh_certificates(self) -> None:
+        """Use the files' certificates for new connections, where they have changed."""
+        ...
+
+    async def stop(self, *, timeout_seconds: float) -> None:
+        """Take no new requests, let answers finish for so long, then end everything."""
+        ...
+
+
 class Router:
     """One router process: everything that lives as long as it does."""
 
-    def __init__(self, settings: RouterSettings, rng: Random) -> None:
+    def __init__(
+        self, settings: RouterSettings, rng: Random, *, model_field: bytes | None = None
+    ) -> None:
+        """``model_field``: a header field that renames models on the way; None: none does."""
         self._settings = settings
         loop = asyncio.get_running_loop()
         self.pools = Pools(
@@ -167,57 +187,38 @@ class Router:
         self.own = own = OwnAnswers(
             self.pools, self.gate, self.metrics, self.journal, health=health
         )
-        self.proxy = Proxy(
-            Services(
-                intake=IntakeServices(
-                    pools=self.pools,
-                    tokenizers=self.tokenizers,
-                    tenants=settings.tenants,
-                    names_for=own.names_for,
-                    media_hosts=settings.media_hosts,
-                    is_tenant_checked=(
-                        settings.tenants is TenantSource.HEADER and bool(settings.trusted_proxies)
-                    ),
-                    words=KnownWords() if settings.tenants is TenantSource.KEY else None,
-                    documents=DocumentRoom(documents_bytes(memory_bytes)),
+        self.services = Services(
+            intake=IntakeServices(
+                pools=self.pools,
+                tokenizers=self.tokenizers,
+                tenants=settings.tenants,
+                names_for=own.names_for,
+                media_hosts=settings.media_hosts,
+                is_tenant_checked=(
+                    settings.tenants is TenantSource.HEADER and bool(settings.trusted_proxies)
                 ),
-                engines=self.engines,
-                metrics=self.metrics,
-                journal=self.journal,
-                limits=LifecycleLimits(
-                    first_byte_seconds=settings.first_byte_timeout_seconds,
-                    stalled_engine_seconds=settings.stalled_engine_seconds,
-                ),
-                isolation=self.isolation,
-                on_fault=self.on_fault,
-                id_prefix=secrets.token_hex(6).encode(),
-                explains=not settings.no_explain_header,
-                tracer=self.tracer,
-                trusts_headers=settings.trust_headers,
-                proxies=proxies if settings.trusted_proxies else None,
-                gate=self.gate,
-                engine_key=self.engine_key,
+                words=KnownWords() if settings.tenants is TenantSource.KEY else None,
+                documents=DocumentRoom(documents_bytes(memory_bytes)),
+                model_field=model_field,
             ),
-            otherwise=own.answer,
-        )
-        self.server = Server(
-            self.proxy.handle,
-            outbox,
-            limits=server_limits(settings, memory_bytes),
-            tls=_server_tls(settings),
+            engines=self.engines,
+            metrics=self.metrics,
+            journal=self.journal,
+            limits=LifecycleLimits(
+                first_byte_seconds=settings.first_byte_timeout_seconds,
+                stalled_engine_seconds=settings.stalled_engine_seconds,
+            ),
+            isolation=self.isolation,
             on_fault=self.on_fault,
-            on_refusal=own.listener_refused,
-            kinds=(
-                REQUEST_FIELDS
-                if self.gate is None and self.engine_key is None
-                else KEYED_REQUEST_FIELDS
-            ),
-            screen=None if self.gate is None else self.gate.screen,
-            clients=Clients(
-                is_proxy=None if proxies is None else proxies.is_proxy,
-                told_by=None if proxies is None else proxies.client_of,
-            ),
+            id_prefix=secrets.token_hex(6).encode(),
+            explains=not settings.no_explain_header,
+            tracer=self.tracer,
+            trusts_headers=settings.trust_headers,
+            proxies=proxies if settings.trusted_proxies else None,
+            gate=self.gate,
+            engine_key=self.engine_key,
         )
+        self.server = self._front(self.services, outbox, proxies, memory_bytes)
         self.metrics.process.server = self.server
         self._membership: Membership | None = None
         self._is_listening = False
@@ -286,6 +287,52 @@ class Router:
         if self.tracer is not None:
             await self.tracer.close()
         LOGGER.info("router stopped")
+
+    def _front(
+        self,
+        services: Services,
+        outbox: Outbox,
+        proxies: TrustedProxies | None,
+        memory_bytes: int,
+    ) -> Front:
+        """Where requests come. ``proxies``: who is believed; None: nobody."""
+        settings, own = self._settings, self.own
+        return Server(
+            Proxy(services, otherwise=own.answer).handle,
+            outbox,
+            limits=server_limits(settings, memory_bytes),
+            tls=_server_tls(settings),
+            on_fault=self.on_fault,
+            on_refusal=own.listener_refused,
+            kinds=(
+                REQUEST_FIELDS
+                if self.gate is None and self.engine_key is None
+                else KEYED_REQUEST_FIELDS
+            ),
+            screen=None if self.gate is None else self.gate.screen,
+            clients=Clients(
+                is_proxy=None if proxies is None else proxies.is_proxy,
+                told_by=None if proxies is None else proxies.client_of,
+            ),
+        )
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it may be asked: the first lists are complete, and it does not stop."""
+        is_synced = self._membership is not None and self._membership.is_synced
+        return is_synced and self._is_listening and not self._is_stopping
+
+    def _ticks(self) -> list[tuple[str, Callable[[], None]]]:
+        """What is done four times a second, by the place that a bug in it is counted under."""
+        return [
+            ("kv-share", self._tick_gate),
+            ("pool", self.pools.tick),
+            ("isolation", self.isolation.tick),
+            ("connect", self.engines.tick),
+            ("scrape", self.scraper.tick),
+            ("peers", self.peers.tick),
+            ("memory", lambda: self._memory.tick(time.monotonic())),
+        ]
 
     def _watched_files(self) -> list[WatchedFiles[Any]]:
         """The files that say who may ask, and with what the router does."""
@@ -357,15 +404,7 @@ class Router:
             due = time.monotonic() + TICK_SECONDS
             await asyncio.sleep(TICK_SECONDS)
             self.metrics.process.loop_lag_seconds = max(0.0, time.monotonic() - due)
-            for place, tick in (
-                ("kv-share", self._tick_gate),
-                ("pool", self.pools.tick),
-                ("isolation", self.isolation.tick),
-                ("connect", self.engines.tick),
-                ("scrape", self.scraper.tick),
-                ("peers", self.peers.tick),
-                ("memory", lambda: self._memory.tick(time.monotonic())),
-            ):
+            for place, tick in self._ticks():
                 try:
                     tick()
                 except Exception as error:  # noqa: BLE001 - the others have their turn
@@ -401,8 +440,7 @@ class Router:
                 group.create_task(pods, name="peer pods")
 
     def _ready(self, exchange: Exchange) -> None:
-        is_synced = self._membership is not None and self._membership.is_synced
-        ready = is_synced and self._is_listening and not self._is_stopping
+        ready = self.is_ready
         text = b"ready\n" if ready else b"the first lists are not complete, or stopping\n"
         exchange.respond(200 if ready else 503, text, TEXT)
 
@@ -411,7 +449,7 @@ def _count_gap(replica: Replica) -> None:
     replica.num_event_gaps += 1
 
 
-async def _listen(server: Server, host: str, port: int, flag: str) -> int:
+async def _listen(server: Front, host: str, port: int, flag: str) -> int:
     try:
         return await server.start(host, port)
     except OSError as error:

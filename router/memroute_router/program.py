@@ -5,6 +5,7 @@ import gc
 import logging
 import resource
 import sys
+from collections.abc import Callable, Coroutine
 
 import uvloop
 
@@ -15,7 +16,6 @@ from memroute_router.app import ListenError
 from memroute_router.discovery.static import ConfigError
 from memroute_router.log.program_log import formatter
 from memroute_router.peers import PeerSecretError
-from memroute_router.process import run_router
 from memroute_router.settings import RouterSettings
 from memroute_router.tracing.tracer import TracingError
 
@@ -26,8 +26,10 @@ KEPT_BYTES = 8 * 1024**2
 # Of freed memory: the bodies of two hundred requests of 40 KB. Chosen by hand.
 
 
-def run_program(settings: RouterSettings) -> None:
-    """Run the router until SIGTERM. Ends with a sentence where it cannot start."""
+def run_program(
+    name: str, settings: RouterSettings, run: Callable[[], Coroutine[None, None, None]]
+) -> None:
+    """Run a program that routes until SIGTERM. Ends with a sentence where it cannot start."""
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(settings.log_format))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
@@ -39,22 +41,22 @@ def run_program(settings: RouterSettings) -> None:
     gc.set_threshold(GC_ALLOCATIONS, 20, 100)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            runner.run(run_router(settings))
+            runner.run(run())
         except NotConfiguredError as error:
             sys.exit(
-                f"memroute-router: no cluster is configured: KUBECONFIG, else ~/.kube/config: "
+                f"{name}: no cluster is configured: KUBECONFIG, else ~/.kube/config: "
                 f"{error}; --config FILE routes without Kubernetes"
             )
         except ConfigError as error:
-            sys.exit(f"memroute-router: {settings.config}: {error}")
+            sys.exit(f"{name}: {settings.config}: {error}")
         except (ListenError, TracingError) as error:
-            sys.exit(f"memroute-router: {error}")
+            sys.exit(f"{name}: {error}")
         except KeysError as error:
-            sys.exit(f"memroute-router: {settings.keys}: {error}")
+            sys.exit(f"{name}: {settings.keys}: {error}")
         except EngineKeyError as error:
-            sys.exit(f"memroute-router: {settings.engine_key_file}: {error}")
+            sys.exit(f"{name}: {settings.engine_key_file}: {error}")
         except PeerSecretError as error:
-            sys.exit(f"memroute-router: {settings.peer_secret_file}: {error}")
+            sys.exit(f"{name}: {settings.peer_secret_file}: {error}")
 
 
 def _allow_many_connections() -> None:

@@ -1,8 +1,9 @@
 """What the router is told when it starts; read once."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from memroute.command_line import CommandLine, above_0, port
 from memroute.traffic.peers import MAX_BYTES_PER_SECOND
@@ -115,19 +116,56 @@ class RouterSettings:
     peer_bytes_per_second: int
 
 
+class OptionGroup:
+    """Options under one heading, of which a program may leave some out: their defaults hold."""
+
+    def __init__(self, parser: CommandLine, title: str, without: Collection[str]) -> None:
+        """``without``: options that the program has no use for."""
+        self._parser = parser
+        self._group = parser.add_argument_group(title)
+        self._without = without
+
+    def add_argument(self, name: str, **facts: Any) -> None:
+        """One option, as ``argparse`` has it."""
+        if name in self._without:
+            default = facts.get("default", False if "action" in facts else None)
+            self._parser.set_defaults(**{name.removeprefix("--").replace("-", "_"): default})
+        else:
+            self._group.add_argument(name, **facts)
+
+
 def parse_settings(argv: Sequence[str]) -> RouterSettings:
     """Settings from the command line; each has a default that fits the shipped manifests."""
+    parser = settings_parser(
+        "memroute-router",
+        "Admits OpenAI-API requests; sends each to the replica where it costs least.",
+        EXAMPLES,
+    )
+    return settings_of(parser, vars(parser.parse_args(argv)))
+
+
+def settings_parser(
+    program: str,
+    description: str,
+    examples: str,
+    *,
+    default_port: int = 8000,
+    without: Collection[str] = (),
+) -> CommandLine:
+    """The options of a program that routes. ``without``: those that it has no use for."""
     parser = CommandLine(
-        prog="memroute-router",
-        description="Admits OpenAI-API requests; sends each to the replica where it costs least.",
-        epilog=EXAMPLES,
+        prog=program,
+        description=description,
+        epilog=examples,
         formatter_class=_Formatter,
     )
-    where = parser.add_argument_group("where it listens, what it serves")
+    where = OptionGroup(parser, "where it listens, what it serves", without)
     where.add_argument(
         "--host", default="*", help="address to listen on; * is every one, IPv6 and IPv4"
     )
-    where.add_argument("--port", type=port, default=8000, help="port to listen on; 0 takes any")
+    where.add_argument(
+        "--port", type=port, default=default_port, help="port to listen on; 0 takes any"
+    )
     where.add_argument(
         "--ops-host", metavar="HOST", help="address of the listener below (default: as --host)"
     )
@@ -165,10 +203,10 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
         metavar="FILE",
         help="PEM file: clients must have a certificate that one of these authorities has signed",
     )
-    _add_access(parser.add_argument_group("who may ask"))
-    _add_admission(parser.add_argument_group("admission"))
-    _add_limits(parser.add_argument_group("limits"))
-    _add_peers(parser.add_argument_group("other routers of the same replicas"))
+    _add_access(OptionGroup(parser, "who may ask", without))
+    _add_admission(OptionGroup(parser, "admission", without))
+    _add_limits(OptionGroup(parser, "limits", without))
+    _add_peers(OptionGroup(parser, "other routers of the same replicas", without))
     parser.add_argument(
         "--access-log",
         type=AccessLog,
@@ -201,7 +239,12 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
         help="of the requests that are traced, 0 to 1; with --trust-headers what a client's "
         "traceparent says goes before it",
     )
-    parsed = parser.parse_args(argv)
+    return parser
+
+
+def settings_of(parser: CommandLine, values: Mapping[str, Any]) -> RouterSettings:
+    """What was said. ``parser``: tells the user what cannot be, and ends the program."""
+    parsed = argparse.Namespace(**values)
     if parsed.config and parsed.namespace:
         parser.error("--config and --namespace exclude each other")
     if parsed.tls_key and not parsed.tls_cert:
@@ -221,7 +264,7 @@ def parse_settings(argv: Sequence[str]) -> RouterSettings:
     return RouterSettings(**(vars(parsed) | several))
 
 
-def _add_admission(group: "argparse._ArgumentGroup") -> None:
+def _add_admission(group: OptionGroup) -> None:
     group.add_argument(
         "--scrape-seconds", type=above_0, default=1.0, help="how often each replica is read"
     )
@@ -271,7 +314,7 @@ def _add_admission(group: "argparse._ArgumentGroup") -> None:
     )
 
 
-def _add_access(group: "argparse._ArgumentGroup") -> None:
+def _add_access(group: OptionGroup) -> None:
     group.add_argument(
         "--keys",
         metavar="FILE",
@@ -331,7 +374,7 @@ def _networks(text: str) -> tuple[Network, ...]:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _add_limits(group: "argparse._ArgumentGroup") -> None:
+def _add_limits(group: OptionGroup) -> None:
     group.add_argument(
         "--max-connections",
         type=int,
@@ -379,7 +422,7 @@ def _add_limits(group: "argparse._ArgumentGroup") -> None:
         )
 
 
-def _add_peers(group: "argparse._ArgumentGroup") -> None:
+def _add_peers(group: OptionGroup) -> None:
     group.add_argument(
         "--peer",
         action="append",

@@ -158,7 +158,7 @@ class Target:
         server = self.router.server
         old = self.router.engines
         self.engines = Engines(old._outbox, connect_timeout_seconds=1)
-        services = self.router.proxy._services
+        services = self.router.services
         object.__setattr__(services, "engines", self.engines)
         self.state = server._state
         self.state.budget._slow_seconds = 0.0
@@ -212,7 +212,7 @@ class Target:
             "engine connections": len(self.replica.upstream.busy),
             "bytes": self.state.budget.held_bytes,
             "slow clients": len(self.state.budget._slow),
-            "documents": self.router.proxy._services.intake.documents.held_bytes,
+            "documents": self.router.services.intake.documents.held_bytes,
         }
         if any(left.values()):
             msg = f"left behind: {left}"

@@ -30,7 +30,8 @@ What all commands share:
 * **Progress** is on stderr, and only where that is a terminal.
 * **Completion**: `memroute --install-completion` for bash, zsh and fish.
 
-Beside `memroute` there are `memroute-operator` and `memroute-router` ([settings](settings.md)),
+Beside `memroute` there are `memroute-operator`, `memroute-router` and `memroute-picker`
+([settings](settings.md)),
 `memroute-fetch` ([fetch](fetch.md)) and `memroute-simulator` ([the
 simulator](../explanation/simulator.md)). Each has `--help` and `--version`. A flag that is wrong is
 one sentence on stderr with the closest one, and exit status 2; `memroute-fetch` ends with 64, which

@@ -27,7 +27,7 @@ from one_authority import authority_file
 
 PLURALS = (
     "pods", "nodes", "modeldeployments", "events", "poddisruptionbudgets", "leases", "configmaps",
-    "resourceslices", "resourceclaims", "priorityclasses",
+    "resourceslices", "resourceclaims", "priorityclasses", "inferencepools",
 )  # fmt: skip
 # Versions that a watch may still start from.
 KEPT_VERSIONS = 400

@@ -1,9 +1,14 @@
 """What both programs export, without running them."""
 
 import random
+from types import SimpleNamespace
+
+from prometheus_client import CollectorRegistry
 
 from memroute.traffic.admission import QueueLimits
 from memroute_operator.metrics import OperatorMetrics
+from memroute_picker.metrics import PickerCollector
+from memroute_picker.picking.side import PickerCounts
 from memroute_router.metrics.exported import RouterMetrics
 from memroute_router.replicas.pools import CommonSettings, Pools
 
@@ -17,6 +22,19 @@ def router_pools():
         call_later=lambda *_: None,
         on_error=lambda _: None,
     )
+
+
+class _NoGateways:
+    """Where no gateway has come yet."""
+
+    num_calls = 0
+
+
+def picker_metrics():
+    """What a picker exports beside a router's."""
+    metrics = SimpleNamespace(registry=CollectorRegistry())
+    metrics.registry.register(PickerCollector(PickerCounts(), _NoGateways))
+    return metrics
 
 
 def series_names():

@@ -47,6 +47,7 @@ ELSEWHERE = {
 }
 # Pages whose commands need what no clone has.
 PAGES_ELSEWHERE = {
+    "docs/how-to/behind-a-gateway-picker.md": "picker_conformance/test_example.py runs its Envoy",
     "docs/how-to/verify-a-release.md": "needs a release's files: test_release.py makes and checks",
 }
 # Kinds whose CRD the shared control plane does not have.

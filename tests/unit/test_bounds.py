@@ -176,7 +176,7 @@ async def test_what_waits_behind_a_request_makes_room(rig, engine_factory):
     budget._slow_seconds = 0.0
     another = asyncio.create_task(exchange(rig.port, behind * 1))
     third = asyncio.create_task(exchange(rig.port, behind * 1))
-    await until(lambda: len(rig.router.proxy._services.journal.recent) or rig.num_leases == 3)
+    await until(lambda: len(rig.router.services.journal.recent) or rig.num_leases == 3)
     assert rig.num_leases == 3
     never.set()
     assert [(await another)[0], (await third)[0]] == [200, 200]
@@ -276,7 +276,7 @@ async def test_a_body_that_would_be_too_large_as_objects_is_refused_before_it_is
     """32 MiB of empty lists took 1.5 GB, and the kernel ended the router."""
     rig.add("a", (await engine_factory(whole())).port, capacity=10**9)
     room = DocumentRoom(3 * MIB)
-    object.__setattr__(rig.router.proxy._services.intake, "documents", room)
+    object.__setattr__(rig.router.services.intake, "documents", room)
     large = body()[:-1] + b"," + WORST[kind] + b"}"
     status, _, content = await exchange(rig.port, raw(large))
     assert status == 413
@@ -293,7 +293,7 @@ async def test_where_documents_wait_for_their_tokens_others_are_told_to_come_bac
 ):
     rig.add("a", (await engine_factory(whole())).port, capacity=10**9)
     room = DocumentRoom(3 * MIB)
-    object.__setattr__(rig.router.proxy._services.intake, "documents", room)
+    object.__setattr__(rig.router.services.intake, "documents", room)
     waiting = []
     tokenizers = rig.router.tokenizers
     monkeypatch.setattr(rig.pools.by_model["m"], "settings", None)

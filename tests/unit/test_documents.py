@@ -2,6 +2,8 @@
 
 import re
 
+from picker_rules import RULES
+
 from memroute.traffic.admission import (
     GATES,
     AdmissionSettings,
@@ -154,7 +156,11 @@ def test_every_sentence_of_a_refusal_is_in_an_enum(repository):
 def test_the_files_of_the_architecture_page_exist(repository):
     """The page answers "where is it?": a file that has moved is an answer that is wrong."""
     text = (repository / "docs" / "explanation" / "architecture.md").read_text()
-    short = {"traffic": "core/memroute/traffic", "router": "router/memroute_router"}
+    short = {
+        "traffic": "core/memroute/traffic",
+        "router": "router/memroute_router",
+        "picker": "picker/memroute_picker",
+    }
     num_files = 0
     for line in text.splitlines():
         folder = repository
@@ -167,6 +173,15 @@ def test_the_files_of_the_architecture_page_exist(repository):
             folder = path.parent
             num_files += 1
     assert num_files > 50
+
+
+def test_the_page_of_the_pickers_rules_has_each_of_them(repository):
+    """The suite and its page are one list: a rule that nobody can look up is no rule."""
+    text = (repository / "docs" / "reference" / "picker-rules.md").read_text()
+    told = re.findall(r"^\| `([a-z0-9-]+)` \| (\w+) \| (.*?) \| (.*?) \|", text, re.MULTILINE)
+    assert told == [
+        (name, *map(str, (rule.level, rule.text, rule.source))) for name, rule in RULES.items()
+    ]
 
 
 def test_the_constants_that_the_pages_name_exist(repository):

@@ -1,13 +1,14 @@
 """The reference says what the programs do."""
 
 import re
+from dataclasses import fields
 
 import pytest
 import yaml
 
 import api_reference
 import cli_reference
-from exported import router_pools
+from exported import picker_metrics, router_pools
 from memroute.traffic.admission import OverloadObjective, RejectReason
 from memroute.traffic.dispatch import AdmissionMode
 from memroute_hub import HubReason
@@ -23,6 +24,7 @@ from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.settings import parse_settings as parse_operator
 from memroute_operator.spec.deployment import COMMIT_UNKNOWN, MODEL_UNKNOWN
 from memroute_operator.spec.hub_models import CONFIG_TOO_LARGE, CRD_OUTDATED, MODEL_RESOLVING
+from memroute_picker.settings import WITHOUT, PickerSettings
 from memroute_router.discovery.words import ADMISSION_MODES, OVERLOAD_OBJECTIVES
 from memroute_router.lifecycle.failure import FailureCause
 from memroute_router.lifecycle.outcomes import Outcome
@@ -57,9 +59,11 @@ def test_the_metrics_page_says_exactly_what_is_exported(repository):
     """Name, type, labels, meaning and what to do, of each; a dashboard is written by this page."""
     text = (repository / "docs" / "reference" / "metrics.md").read_text()
     operator_part, router_part = text.split("## Router")
+    router_part, picker_part = router_part.split("## Picker")
     for part, metrics in (
         (operator_part, OperatorMetrics()),
         (router_part, RouterMetrics(router_pools())),
+        (picker_part, picker_metrics()),
     ):
         rows = re.findall(
             r"^\| `([^`]+)` \| (\w+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", part, re.MULTILINE
@@ -91,7 +95,14 @@ def test_the_metrics_page_names_every_outcome_and_cause(repository):
 def test_the_settings_page_lists_exactly_the_flags(repository):
     text = (repository / "docs" / "reference" / "settings.md").read_text()
     operator_part, router_part = text.split("## memroute-router")
-    router_part, engine_part = router_part.split("## memroute-simulator engine")
+    router_part, picker_part = router_part.split("## memroute-picker")
+    picker_part, engine_part = picker_part.split("## memroute-simulator engine")
+    own = {field.name for field in fields(PickerSettings)} - {"router"}
+    table = picker_part[picker_part.index("| flag") :]
+    assert {name for name in names(table) if name.startswith("--")} == {
+        f"--{name.replace('_', '-')}" for name in own
+    }
+    assert all(f"`{flag}`" in picker_part for flag in WITHOUT)
     for part, settings in ((operator_part, parse_operator([])), (router_part, parse_router([]))):
         flags = {f"--{name.replace('_', '-')}" for name in settings.__slots__}
         assert {name for name in names(part) if name.startswith("--")} == flags

@@ -119,7 +119,7 @@ class Kept:
             command or [sys.executable, "-c", keep],
             on_traces=self._count,
         )
-        services = self.rig.router.proxy._services
+        services = self.rig.router.services
         object.__setattr__(services, "tracer", self.tracer)
 
     def _count(self, result, count):
@@ -274,7 +274,7 @@ async def test_nothing_is_traced_by_default():
     """Free when off: no process, no header, no object."""
     router = Router(parse_settings([]), random.Random(1))
     assert router.tracer is None
-    assert router.proxy._services.tracer is None
+    assert router.services.tracer is None
 
 
 def test_a_router_that_should_trace_and_cannot_says_what_is_missing(monkeypatch):

@@ -22,7 +22,7 @@ from left_in_memory import path_to
 from memroute_router.http.client import EngineConnection
 from memroute_router.http.connection import ClientConnection
 from memroute_router.http.exchange import Exchange
-from memroute_router.lifecycle.attempt import Attempt
+from memroute_router.lifecycle.forwarded import ForwardedAttempt
 from memroute_router.lifecycle.lifecycle import Lifecycle
 from memroute_router.replicas.pools import Pool, Replica
 from sizes import size
@@ -35,7 +35,7 @@ SEED = os.environ.get("MEMROUTE_WHOLE_SEED")
 NUM_BESIDE = size(6, 12)
 # From here on a run is a long one: its histories are new each time.
 LONG_SECONDS = 60
-KINDS = (Attempt, ClientConnection, EngineConnection, Exchange, Lifecycle, Pool, Replica)
+KINDS = (ForwardedAttempt, ClientConnection, EngineConnection, Exchange, Lifecycle, Pool, Replica)
 # RSS that may be added in the second half of a run: the first fills caches, and the heap grows
 # once with the largest bodies that come (65 MiB within a minute, then flat). Unit: bytes.
 MAX_GROWTH_BYTES = 48 * 1024**2

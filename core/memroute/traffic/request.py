@@ -22,8 +22,8 @@ class RequestProfile:
     __slots__ = (
         "adapter", "assumed_output_tokens", "block_ends", "blocks", "deadline_seconds", "draw",
         "expected_tokens", "is_stream", "known_output_tokens", "max_output_tokens",
-        "min_prompt_tokens", "num_choices", "num_prompt_tokens", "num_sequences", "prefix",
-        "priority", "session", "tenant", "tokens_per_block",
+        "min_prompt_tokens", "num_choices", "num_prompt_tokens", "num_sequences", "only",
+        "prefix", "priority", "session", "tenant", "tokens_per_block",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +88,8 @@ class RequestProfile:
         """0 to 1: selects one of several versions of the model; the same for a whole session."""
         self.blocks = blocks
         """Keys of its prompt's blocks as replicas cache them; empty: its tokens are unknown."""
+        self.only: frozenset[str] | None = None
+        """The replicas that it may go to, where whoever asks for it has said so; None: any."""
 
     @property
     def least_tokens(self) -> int:

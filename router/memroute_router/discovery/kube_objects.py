@@ -148,7 +148,7 @@ def read_pod(pod: KubeObject) -> PodFacts:
         deployment=_object_name(mapping(metadata.get("labels")), LABEL_DEPLOYMENT),
         controller_uid=_controller_uid(metadata),
         node=node if is_object_name(node := spec.get("nodeName")) else None,
-        address=_address(status.get("podIP")),
+        address=pod_address(status.get("podIP")),
         port=_port(spec),
         is_serving=is_serving(pod),
         is_going="deletionTimestamp" in metadata or ANNOTATION_DRAINING in annotations,
@@ -332,7 +332,7 @@ def _controller_uid(metadata: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _address(value: object) -> str | None:
+def pod_address(value: object) -> str | None:
     """An address that a pod can have, in its one spelling; None while it has none.
 
     Not one that means all hosts, several, or whoever is next on the wire: cloud providers answer

@@ -90,16 +90,18 @@ class EngineTLS:
         return self._files.latest()
 
 
-def server_files(certificate: str, key: str | None, client_ca: str | None) -> TLSFiles:
+def server_files(
+    certificate: str, key: str | None, client_ca: str | None, *, speaks: str = "http/1.1"
+) -> TLSFiles:
     """A listener's. ``client_ca``: who signs clients' certificates; None: clients need none.
 
-    Raises ``OSError``.
+    ``speaks``: the protocol, by its name in ALPN. Raises ``OSError``.
     """
 
     def make() -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(certificate, key)
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols([speaks])
         if client_ca is not None:
             context.load_verify_locations(cafile=client_ca)
             context.verify_mode = ssl.CERT_REQUIRED

@@ -1,28 +1,29 @@
-"""One attempt to have a request answered: one lease, one connection, one answer.
+"""One attempt to have a request answered: one lease, one answer, whoever carries the bytes.
 
 ```text
-begin ── an idle connection, or a new one ── sent ── first byte ── … ── last byte
-   │              │                            │         │                  │
-   └──────────────┴────────────────────────────┘         │                  │
-             ``attempt_failed``               ``attempt_failed`` (BROKEN)   ``answer_ends``
+begin ── sent ── first byte ── … ── last byte
+   │       │         │                  │
+   └───────┘         │                  │
+ ``attempt_failed``  ``attempt_failed`` (BROKEN)   ``answer_ends``
 ```
 
-It ends once: its owner is told by one of those, or abandons it. Either way the connection is given
-back and the lease released. A retry is another attempt, not this one anew. Nothing here awaits.
+It ends once: its owner is told by one of those, or abandons it. Either way the lease is released.
+A retry is another attempt, not this one anew. Nothing here awaits. What a kind of attempt adds is
+the way there: a connection of the router's own is ``forwarded.py``'s; of a request that a gateway
+carries, its picker's.
 
 How it failed is a ``FailureCause`` (``failure.py``), never words. An error that an engine says
 inside its stream is an answer: ``error_status`` has it.
 """
 
-import asyncio
 from typing import Final, Protocol
 
 from memroute.traffic.dispatch import Lease
-from memroute_router.http.client import EngineConnection, LossCause
 from memroute_router.http.deadlines import monotonic
 from memroute_router.http.exchange import Exchange
+from memroute_router.http.fields import Head
 from memroute_router.lifecycle.events import FIRST_ERROR_STATUS, FIRST_REFUSED_STATUS, EventStream
-from memroute_router.lifecycle.failure import BEFORE_FIRST_BYTE, Failure, FailureCause
+from memroute_router.lifecycle.failure import Failure, FailureCause
 from memroute_router.lifecycle.usage import MAX_TAIL_BYTES, Usage, tail_of
 from memroute_router.replicas.pools import Replica
 from memroute_router.services import Services
@@ -64,17 +65,15 @@ class AttemptOwner(Protocol):
 
 
 class Attempt:
-    """One attempt. A ``Listener``. Owns its lease, its connection, and what it reads of the answer.
+    """One attempt. Owns its lease, and what it reads of the answer.
 
     The pieces of an answer go straight to the exchange; its head and its end go by the owner.
     """
 
     __slots__ = (
-        "_connecting", "_connection", "_events", "_exchange", "_has_vouched", "_is_paused",
-        "_lease", "_owner", "_sent_at", "_services", "_tail", "_upstream", "_usage",
-        "_was_delivered",
-        "begins_with_error", "choice", "first_byte_at", "first_text_at", "num_events", "replica",
-        "status",
+        "_events", "_exchange", "_has_vouched", "_lease", "_owner", "_sent_at", "_services",
+        "_tail", "_upstream", "_usage", "begins_with_error", "choice", "first_byte_at",
+        "first_text_at", "num_events", "replica", "status",
     )  # fmt: skip
 
     def __init__(
@@ -88,12 +87,7 @@ class Attempt:
         self._upstream = lease.replica.upstream
         self.choice = lease.choice
         """Why this replica."""
-        self._connecting: asyncio.Task[None] | None = None
-        self._connection: EngineConnection | None = None
-        self._is_paused = False
         self._sent_at = 0.0
-        self._was_delivered = False
-        """Whether a connection was lost on which the request may have arrived."""
         self._has_vouched = False
         """Whether the answer has shown that the replica works."""
         self.status = 0
@@ -149,33 +143,16 @@ class Attempt:
         return self._lease is lease
 
     def begin(self) -> None:
-        """Forward the request, over an idle connection if there is one."""
-        lease = self._lease
-        if lease is None:
-            return
-        now = lease.reservation.sent_at_seconds
-        connection = self._services.engines.take_idle(lease.replica.upstream, now_seconds=now)
-        if connection is None:
-            self._connect(lease)
-        else:
-            self._send(connection, now)
+        """Have the request sent to the replica."""
+        raise NotImplementedError
 
     def pause(self) -> None:
-        """The client is slow: read no more from the engine, which then has to wait."""
-        if self._connection is not None and self._lease is not None and not self._is_paused:
-            self._is_paused = True
-            self._connection.pause()
-            self._lease.paused()
+        """The client is slow: more of the answer is not wanted for now."""
+        raise NotImplementedError
 
     def resume(self) -> None:
-        """The client has caught up: read on."""
-        if self._connection is not None and self._lease is not None and self._is_paused:
-            self._is_paused = False
-            self._lease.resumed()
-            self._connection.resume()
-            self._connection.expect_within(
-                self._services.limits.stalled_engine_seconds, now_seconds=monotonic()
-            )
+        """The client has caught up."""
+        raise NotImplementedError
 
     def stuck(self) -> None:
         """The replica hangs, and others do not: before the first byte the request can go there."""
@@ -188,103 +165,17 @@ class Attempt:
         """Nobody waits for the answer any more: the engine's work is cancelled."""
         self._let_go(is_complete=False)
 
-    # Listener
-
-    def answer_progressed(self, connection: EngineConnection) -> None:
-        """More of the answer has arrived: pass it on."""
-        is_first = self.first_byte_at is None
-        if is_first and connection.status in ELSEWHERE:
-            if connection.is_complete or connection.has_more_than(MAX_HELD_ANSWER_BYTES):
-                self._pushed_back(connection)
-            return
-        data = connection.take_body()
-        if is_first:
-            if not data and not connection.is_complete:
-                # Streaming engines send their head at once, long before the first token.
-                return
-            self._begin_answer(connection, data)
-        if connection.is_complete:
-            self._completed(data)
-            return
-        if not self._is_paused:
-            connection.expect_within(
-                self._services.limits.stalled_engine_seconds, now_seconds=connection.heard_at
-            )
-        events = self._events
-        if events is None:
-            self._keep_tail(data)
-        else:
-            data = events.pass_on(data)
-            if events.num_data_events != self.num_events:
-                self._events_came(events.num_data_events)
-        if data:
-            self._exchange.send(data)
-
-    def answer_lost(self, connection: EngineConnection, cause: LossCause, detail: str) -> None:
-        """The connection broke, or the engine stalled."""
-        self._services.engines.give_back(connection)
-        self._connection = None
-        if cause is LossCause.IDLE_CLOSED and not self.is_answering:
-            # Most likely the engine closed it before the request came. If it cannot be reached any
-            # more, it had the request.
-            self._was_delivered = True
-            if self._lease is not None:
-                self._connect(self._lease)
-        elif self.is_answering:
-            if self._lease is not None:
-                self._lease.replica.health.fault(now_seconds=monotonic())
-            self._fail(Failure(FailureCause.BROKEN, detail=detail))
-        else:
-            self._blame(BEFORE_FIRST_BYTE[cause], detail)
-
-    def answer_crashed(self, connection: EngineConnection) -> None:
-        """One of the two above has raised: the request ends, and no other."""
-        self._services.engines.give_back(connection)
-        self._connection = None
-        self._crashed()
-
-    # On the way there
-
-    def _connect(self, lease: Lease[Replica]) -> None:
-        self._connecting = self._services.engines.connect(
-            lease.replica.upstream, self._connected, self._not_connected, self._crashed
-        )
-
-    def _not_connected(self, cause: LossCause, detail: str) -> None:
-        self._connecting = None
-        if cause is LossCause.EXHAUSTED:
-            self._fail(Failure(FailureCause.EXHAUSTED, detail=detail))
-        elif self._was_delivered:
-            self._blame(FailureCause.CONNECTION_LOST, detail)
-        else:
-            self._blame(BEFORE_FIRST_BYTE[cause], detail)
-
-    def _crashed(self) -> None:
-        owner = self._owner
-        if owner is None:
-            self.abandon()
-        else:
-            owner.crashed()
-
-    def _connected(self, connection: EngineConnection) -> None:
-        self._connecting = None
-        self._send(connection, monotonic())
-
-    def _send(self, connection: EngineConnection, now_seconds: float) -> None:
-        self._connection = connection
-        self._sent_at = now_seconds
-        connection.expect_within(self._services.limits.first_byte_seconds, now_seconds=now_seconds)
-        if self._owner is not None:
-            head = self._owner.request_head(connection.upstream.endpoint.authority)
-            connection.send(self, head, self._exchange.body)
-
     # The answer
 
-    def _begin_answer(self, connection: EngineConnection, data: bytes) -> None:
-        """The first byte: from here on there is no other replica."""
-        now = self.first_byte_at = connection.heard_at
-        status = self.status = connection.status
-        head = connection.head
+    def _begin_answer(
+        self, status: int, head: Head, data: bytes, *, is_complete: bool, heard_at: float
+    ) -> None:
+        """The first byte: from here on there is no other replica.
+
+        ``data``: of the body, all of it where it ``is_complete``.
+        """
+        now = self.first_byte_at = heard_at
+        self.status = status
         given = head.read.get(b"content-length")
         length = int(given) if given is not None else None
         is_stream = length is None and head.read.get(b"content-type", b"").lower().startswith(
@@ -302,7 +193,7 @@ class Attempt:
                 hides_usage=self._exchange.hides_usage,
                 budget=self._exchange.budget,
             )
-        elif length is None and connection.is_complete:
+        elif length is None and is_complete:
             length = len(data)
         if status >= FIRST_ERROR_STATUS:
             if lease is not None:
@@ -315,10 +206,21 @@ class Attempt:
         if self._owner is not None:
             self._owner.answer_begins(status, head.lines(), length)
 
-    def _events_came(self, num_events: int) -> None:
+    def _read(self, data: bytes, heard_at: float) -> bytes:
+        """What is passed on of a piece that is not the last."""
+        events = self._events
+        if events is None:
+            self._keep_tail(data)
+        else:
+            data = events.pass_on(data)
+            if events.num_data_events != self.num_events:
+                self._events_came(events.num_data_events, heard_at)
+        return data
+
+    def _events_came(self, num_events: int, heard_at: float) -> None:
         """So many events with generated text have come so far."""
-        if not self.num_events and self._connection is not None:
-            self.first_text_at = self._connection.heard_at
+        if not self.num_events:
+            self.first_text_at = heard_at
         self.num_events = num_events
         if not self._has_vouched and self.status < FIRST_ERROR_STATUS:
             self._vouch()
@@ -369,9 +271,9 @@ class Attempt:
 
     # It ends
 
-    def _pushed_back(self, connection: EngineConnection) -> None:
+    def _pushed_back(self, status: int, head: Head, body: bytes) -> None:
         """An engine that is full, or a proxy before it: not for this client yet."""
-        is_push_back = connection.status in PUSH_BACK
+        is_push_back = status in PUSH_BACK
         if self._lease is not None:
             health = self._lease.replica.health
             if not is_push_back:
@@ -382,10 +284,10 @@ class Attempt:
         self._fail(
             Failure(
                 FailureCause.PUSH_BACK if is_push_back else FailureCause.BAD_GATEWAY,
-                status=connection.status,
-                lines=connection.head.lines(),
-                body=connection.take_body()[:MAX_HELD_ANSWER_BYTES],
-                retry_after=connection.head.read.get(b"retry-after"),
+                status=status,
+                lines=head.lines(),
+                body=body[:MAX_HELD_ANSWER_BYTES],
+                retry_after=head.read.get(b"retry-after"),
             )
         )
 
@@ -407,14 +309,9 @@ class Attempt:
             raise
 
     def _let_go(self, *, is_complete: bool) -> None:
-        """Give back the connection and the lease, and forget the owner, who may keep this."""
+        """Give back the lease and the way there, and forget the owner, who may keep this."""
         self._owner = None
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            self._services.engines.give_back(connection)
-        connecting, self._connecting = self._connecting, None
-        if connecting is not None:
-            connecting.cancel()
+        self._leave()
         if self._events is not None:
             self._events.end()
         lease, self._lease = self._lease, None
@@ -429,3 +326,7 @@ class Attempt:
                 generated_tokens=generated_tokens,
                 num_events=self.num_events,
             )
+
+    def _leave(self) -> None:
+        """The way there is needed no more."""
+        raise NotImplementedError

@@ -63,6 +63,9 @@ class IntakeServices:
     """Which of the words that tell tenants apart are tenants; None: those are believed."""
     documents: DocumentRoom | None = None
     """What bodies may take as objects; None: whatever they do."""
+    model_field: bytes | None = None
+    """A header field that says what the model is called for engines, where the headers are trusted
+    and something on the way renames it; None: nothing does."""
 
 
 class Intake:
@@ -137,6 +140,9 @@ class Intake:
                 cause=error.reason or (BODY if error.parameter is None else FIELD),
             )
         self.parsed = parsed
+        renamed = self._services.model_field
+        if renamed is not None and self._trusts_headers and renamed in self._fields:
+            parsed.model = self._fields[renamed].decode("utf-8", "replace")
         grant = self._grant
         if grant is not None and not grant.allows(parsed.model):
             # By the name alone, before it is looked up: a key learns nothing of others' models.
@@ -209,7 +215,7 @@ class Intake:
             priority=claims.priority,
             deadline_seconds=deadline,
             session=session,
-            adapter="" if parsed.model == pool.model else parsed.model,
+            adapter=self._adapter(parsed.model, pool),
             draw=pool.draw(session),
             block_tokens=pool.dispatcher.cached.blocks.block_tokens if shares_blocks else 0,
         )
@@ -251,6 +257,12 @@ class Intake:
         held, self._held_bytes = self._held_bytes, 0
         if held and self._services.documents is not None:
             self._services.documents.give_back(held)
+
+    def _adapter(self, model: str, pool: Pool) -> str:
+        """The LoRA adapter that is asked for; empty: the model itself, or whatever it is."""
+        if model == pool.model:
+            return ""
+        return "" if pool.model == self._services.pools.default_model else model
 
     def _session(self, parsed: ParsedRequest) -> str:
         """What the client calls the conversation: a header's word goes before the body's."""

@@ -11,7 +11,8 @@ begin ── intake ── admit ─┬─ refused ─────────�
 | what | where | lives |
 | --- | --- | --- |
 | parsed, tokenized, sized | ``intake.py`` | until it is sized |
-| one lease, one connection, one answer | ``attempt.py`` | until it ends; a retry is another |
+| one lease, one answer | ``attempt.py`` | until it ends; a retry is another |
+| the connection that carries both | ``forwarded.py`` | likewise |
 | requests with which a replica has died | ``isolation.py`` | for ten minutes |
 | the client, what to do with an ending | here | until the request ends |
 | which phase allows what | ``phases.py`` | |
@@ -43,6 +44,7 @@ from memroute_router.lifecycle.account import Account
 from memroute_router.lifecycle.answers import given_id
 from memroute_router.lifecycle.attempt import Attempt
 from memroute_router.lifecycle.failure import Failure, FailureCause
+from memroute_router.lifecycle.forwarded import ForwardedAttempt
 from memroute_router.lifecycle.forwarding import forwarded_head
 from memroute_router.lifecycle.intake import MAX_MODEL_CHARACTERS, Intake
 from memroute_router.lifecycle.isolation import Case
@@ -243,7 +245,7 @@ class Lifecycle:
             self._case.sent(self, lease.replica.info.key)
         if self._trace is not None:
             self._trace.attempted(lease.choice)
-        attempt = self._attempt = Attempt(self._services, self, self._exchange, lease)
+        attempt = self._attempt = self._attempt_at(lease)
         attempt.begin()
 
     def refused(self, reject: Reject) -> None:
@@ -279,6 +281,16 @@ class Lifecycle:
                 self._refuse(Happening.CRASH, CRASHED)
         finally:
             self._close()
+
+    # How it gets there: whoever carries the bytes another way overrides these
+
+    def _attempt_at(self, lease: Lease[Replica]) -> Attempt:
+        """An attempt at the replica of a lease, which is the attempt's from now on."""
+        return ForwardedAttempt(self._services, self, self._exchange, lease)
+
+    def _may_retry(self, pool: Pool) -> bool:
+        """Whether it may be sent to another replica; if so, that is paid for."""
+        return pool.may_retry(self)
 
     # AttemptOwner
 
@@ -393,7 +405,7 @@ class Lifecycle:
         if self._attempt is not None:
             self._failed_on.append(self._attempt.tried)
         self.tried = self._failed_on
-        if self._pool is not None and self._pool.may_retry(self):
+        if self._pool is not None and self._may_retry(self._pool):
             self._statistics().retried(failure.cause.value)
             self._phase = after(self._phase, Happening.RETRY)
             self._seek_room()

@@ -1,7 +1,7 @@
 """What is told of the process: its clients, keys and peers, and what it does not go by."""
 
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Final, Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -12,8 +12,8 @@ from memroute_router.access.quotas import TenantUse
 from memroute_router.access.words import REASONS
 from memroute_router.discovery.belief import Disbelief
 from memroute_router.discovery.doubts import Doubts
-from memroute_router.http.clients import LimitKind
-from memroute_router.http.listening import Server
+from memroute_router.http.budget import BodyBudget
+from memroute_router.http.clients import Clients, LimitKind
 from memroute_router.metrics.families import gauge, with_zeros
 from memroute_router.peers import PeerLink
 
@@ -24,13 +24,25 @@ MAX_TENANTS: Final = 500
 OTHER_TENANTS: Final = "(others)"
 
 
+class Listening(Protocol):
+    """Where clients come, as its series need it."""
+
+    budget: BodyBudget
+    clients: Clients
+
+    @property
+    def num_connections(self) -> int:
+        """Connections that are open."""
+        ...
+
+
 class ProcessCollector(Collector):
     """Gauges of the router process."""
 
     def __init__(self) -> None:
         self.loop_lag_seconds = 0.0
         """The latest: how late the event loop ran what was due."""
-        self.server: Server | None = None
+        self.server: Listening | None = None
         """Where clients come; set once it is there."""
 
     def collect(self) -> Iterator[Metric]:

@@ -299,6 +299,9 @@ class Pools:
         self.by_model: dict[str, Pool] = {}
         self._by_adapter: dict[str, Pool] = {}
         """A model's own name goes before an adapter's."""
+        self.default_model = ""
+        """Whose pool serves what nobody else does, under any name: engines that memroute has not
+        deployed know the names that they serve; empty: there is none."""
         self._claims: dict[str, list[_Claim]] = {}
         """Adapter → who asks for it, the oldest first."""
         self._model_of: dict[str, str] = {}
@@ -310,7 +313,10 @@ class Pools:
 
     def get(self, model: str) -> Pool | None:
         """The pool that serves a model or an adapter; None when nobody does or should."""
-        return self.by_model.get(model) or self._by_adapter.get(model)
+        found = self.by_model.get(model) or self._by_adapter.get(model)
+        if found is None and self.default_model:
+            return self.by_model.get(self.default_model)
+        return found
 
     def names(self) -> list[str]:
         """What clients can ask for: models and adapters."""

@@ -249,6 +249,28 @@ class Dispatcher(Generic[T]):
                 found += ledger.unanswered
         return found
 
+    def moved(
+        self, assignment: Assignment, replica: str, *, now_seconds: float
+    ) -> Assignment | None:
+        """The same request on another replica, which has got it instead of the one that was chosen.
+
+        Its answer has not begun. None: there is no such replica, and nothing has changed.
+        """
+        backend = self.backends.get(replica)
+        if backend is None:
+            return None
+        before = assignment.reservation
+        reservation = backend.ledger.reserve(
+            before.profile,
+            now_seconds=now_seconds,
+            expected_output_tokens=before.expected_output_tokens,
+        )
+        if backend.ledger.observer is not None:
+            backend.ledger.observer.sent(replica, reservation)
+        num_taught = self.cached.sent(backend.ledger, before.profile)
+        self.ended(assignment, is_complete=False, now_seconds=now_seconds)
+        return Assignment(backend, assignment.choice.at(replica), reservation, num_taught)
+
     def ended(self, assignment: Assignment, *, is_complete: bool, now_seconds: float) -> int:
         """A request has left its replica; returns the tokens that it held there.
 

@@ -80,16 +80,20 @@ class Available:
         least = profile.least_tokens
         lane = profile.adapter
         backends, by_version = self.backends, self._by_version
-        if least > self._least_limit or tried or lane:
+        only = profile.only
+        if least > self._least_limit or tried or lane or only is not None:
             backends = [
                 backend
                 for backend in backends
                 if could_hold(backend, least)
                 and backend.ledger.replica not in tried
                 and has_loaded(backend, lane)
+                and (only is None or backend.ledger.replica in only)
             ]
             # Limits differ by what replicas are: as many hold it, so the same ones do.
             lane = f"{lane} {len(backends)} {' '.join(tried)}"
+            if only is not None:
+                lane = f"{lane} {' '.join(sorted(only))}"
             by_version = {}
             if self._shares:
                 for backend in backends:

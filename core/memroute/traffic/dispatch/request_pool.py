@@ -119,6 +119,18 @@ class Lease(Generic[R]):
         if not self.is_unseen:
             self.backend.ledger.resumed(self._assignment.reservation)
 
+    def move(self, replica: str) -> bool:
+        """The request is on another replica than the chosen one: what is reserved moves there.
+
+        Its answer has not begun. False: the pool has no such replica, and nothing has changed.
+        """
+        found = self._pool.moved(self._assignment, replica)
+        if found is None:
+            return False
+        self._assignment = found
+        self.replica = self._pool.replicas[replica]
+        return True
+
     def unseen(self) -> None:
         """The answer streams, and its progress cannot be read: it is compressed."""
         self.is_unseen = True
@@ -249,6 +261,17 @@ class RequestPool(Generic[R]):
         return self._retries.may_retry(
             num_attempts=len(waiter.tried), now_seconds=self.now_seconds()
         )
+
+    def moved(self, assignment: Assignment, replica: str) -> Assignment | None:
+        """The same request on another replica: what ``Lease.move`` calls."""
+        found = self.dispatcher.moved(assignment, replica, now_seconds=self.now_seconds())
+        if found is None:
+            return None
+        waiter = self._waiters.pop(assignment.reservation, None)
+        if waiter is not None:
+            self._waiters[found.reservation] = waiter
+        self.advance_soon()
+        return found
 
     def ended(
         self, assignment: Assignment, *, is_complete: bool, generated_tokens: int | None

@@ -110,6 +110,23 @@ class Choice:
         """Open replicas that a published policy chose from; None: it chose from all, or the policy
         is memroute's, which prices the closed ones too."""
 
+    def at(self, replica: str) -> "Choice":
+        """The same where another replica got the request; nothing of its prompt counts as cached.
+
+        What was foreseen was foreseen of the chosen one.
+        """
+        return Choice(
+            replica=replica,
+            policy=self.policy,
+            num_candidates=self.num_candidates,
+            wait_seconds=self.wait_seconds,
+            own_seconds=self.own_seconds,
+            hit_tokens=0,
+            projected_ratio=None,
+            closed=self.closed,
+            num_open=self.num_open,
+        )
+
     @property
     def why(self) -> str:
         """A sentence, with the numbers."""

@@ -1,0 +1,264 @@
+"""One call: whole messages come in, and go out as far as the client's windows let them.
+
+What is sent in one turn of the loop leaves together, as few frames. A client that does not take
+what it is sent is not let send more: its window stays as it is until the call has caught up.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from memroute_picker.grpc.frames import (
+    Code,
+    GrpcStatus,
+    Kind,
+    begin_call,
+    end_call,
+    frame,
+    window_update,
+)
+from memroute_picker.grpc.frames import reset as reset_frame
+
+if TYPE_CHECKING:
+    from memroute_picker.grpc.connection import GrpcConnection
+
+# What a client may send of one call before it hears that more is welcome. Unit: bytes.
+# Source: chosen by hand; two of the largest pieces that Envoy sends with its defaults would fit.
+CALL_WINDOW_BYTES: Final = 2 * 1024**2
+# It hears that when so much has come. Unit: bytes. Source: chosen by hand.
+_CREDIT_BYTES: Final = CALL_WINDOW_BYTES // 4
+# What may wait for the client before it is not let send more. Unit: bytes. Source: chosen by hand.
+_BACKED_UP_BYTES: Final = 256 * 1024
+# Before each message: whether it is compressed, and its length.
+_PREFIX_BYTES: Final = 5
+
+
+class Handler:
+    """What a call is about. Nothing here awaits.
+
+    Its subclasses are compiled with it (``hatch_build.py``): mypyc lets no others be.
+    """
+
+    def message(self, data: bytes) -> None:
+        """A message has come."""
+        raise NotImplementedError
+
+    def half_closed(self) -> None:
+        """The client has said all."""
+        raise NotImplementedError
+
+    def cancelled(self) -> None:
+        """The client wants no answer any more, or is gone. The call is over."""
+        raise NotImplementedError
+
+    def shut_down(self) -> None:
+        """The server's time is up: end the call."""
+        raise NotImplementedError
+
+    def caught_up(self) -> None:
+        """What was sent has been taken, after it had not been for a while."""
+
+
+class Call:
+    """One call. Owns what has come of a message, and what has not left yet."""
+
+    __slots__ = (
+        "_connection", "_end", "_has_begun", "_partial", "_partial_bytes", "_uncredited_bytes",
+        "_unsent", "_waiting", "handler", "is_dirty", "is_half_closed", "is_over", "number",
+        "send_window",
+    )  # fmt: skip
+
+    def __init__(self, connection: "GrpcConnection", number: int, send_window: int) -> None:
+        self._connection = connection
+        self.number = number
+        self.send_window: int = send_window
+        """Bytes that the client takes now, of this call."""
+        self.handler: Handler | None = None
+        self.is_half_closed = False
+        self.is_over = False
+        """Whether nothing of it is heard or told any more."""
+        self.is_dirty = False
+        """Whether the connection will flush it."""
+        self._has_begun = False
+        self._partial: list[bytes] = []
+        """Of a message whose end has not come."""
+        self._partial_bytes: int = 0
+        self._uncredited_bytes: int = 0
+        self._unsent: list[bytes] = []
+        """Messages of this turn of the loop."""
+        self._waiting = b""
+        """What the client's windows have no room for."""
+        self._end: tuple[int, bytes] | None = None
+        """How it ends once all has left."""
+
+    @property
+    def peer(self) -> bytes:
+        """Who calls: the address of the connection."""
+        return self._connection.peer
+
+    @property
+    def is_backed_up(self) -> bool:
+        """Whether the client does not take what it is sent."""
+        return len(self._waiting) > _BACKED_UP_BYTES
+
+    def send(self, message: bytes) -> None:
+        """Send a message, at the end of this turn of the loop."""
+        if self._end is not None or self.is_over:
+            return
+        self._unsent.append(b"\x00" + len(message).to_bytes(4, "big"))
+        self._unsent.append(message)
+        self._connection.dirty(self)
+
+    def end(self, status: int = GrpcStatus.OK, why: bytes = b"") -> None:
+        """End the call once all that was sent has left."""
+        if self._end is None and not self.is_over:
+            self._end = status, why
+            self._connection.dirty(self)
+
+    def reset(self, code: int = Code.CANCEL) -> None:
+        """End the call at once."""
+        if not self.is_over:
+            self._connection.write(reset_frame(self.number, code))
+            self.forget()
+
+    def forget(self) -> None:
+        """Nothing of it is heard or told any more."""
+        self.is_over = True
+        self.handler = None
+        self._partial = []
+        self._unsent = []
+        self._waiting = b""
+        self._connection.gone(self)
+
+    # For the connection
+
+    def received(self, data: bytes) -> None:
+        """Some of the client's messages."""
+        self._uncredited_bytes += len(data)
+        if self._uncredited_bytes >= _CREDIT_BYTES and not self.is_backed_up:
+            self._credit()
+        if self._partial_bytes:
+            self._partial.append(data)
+            self._partial_bytes += len(data)
+            if not self._is_whole():
+                return
+            data = b"".join(self._partial)
+            self._partial, self._partial_bytes = [], 0
+        at, size = 0, len(data)
+        while size - at >= _PREFIX_BYTES:
+            length = int.from_bytes(data[at + 1 : at + 5], "big")
+            if data[at]:
+                self.end(GrpcStatus.UNIMPLEMENTED, b"compressed messages are not read")
+                self._cancel()
+                return
+            if length > self._connection.max_message_bytes:
+                self.end(GrpcStatus.RESOURCE_EXHAUSTED, b"the message is too large")
+                self._cancel()
+                return
+            begin = at + _PREFIX_BYTES
+            if size - begin < length:
+                break
+            at = begin + length
+            if self.handler is None or self._end is not None:
+                return
+            self.handler.message(data[begin:at])
+        if at < size:
+            self._partial = [data[at:] if at else data]
+            self._partial_bytes = size - at
+
+    def half_close(self) -> None:
+        """The client has said all."""
+        self.is_half_closed = True
+        handler = self.handler
+        if self._end is not None or handler is None:
+            return
+        if self._partial_bytes:
+            self.end(GrpcStatus.INVALID_ARGUMENT, b"half a message")
+            self._cancel()
+        else:
+            handler.half_closed()
+
+    def cancel(self) -> None:
+        """The client wants no answer, or is gone."""
+        self._cancel()
+        self.forget()
+
+    def flush(self) -> bytes:
+        """The frames that may leave now."""
+        self.is_dirty = False
+        if self.is_over:
+            return b""
+        number = self.number
+        out = b""
+        if self._unsent:
+            data = b"".join(self._unsent)
+            self._unsent = []
+            if self._waiting:
+                data = self._waiting + data
+            if not self._has_begun:
+                self._has_begun = True
+                out = begin_call(number)
+            out += self._frames(data)
+        elif self._waiting:
+            out = self._frames(self._waiting)
+        if self._end is not None and not self._waiting:
+            status, why = self._end
+            out += end_call(number, status, why, has_begun=self._has_begun)
+            if not self.is_half_closed:
+                out += reset_frame(number, Code.NO_ERROR)
+            self.forget()
+        return out
+
+    def _frames(self, data: bytes) -> bytes:
+        """As many of the bytes as both windows have room for; the rest waits."""
+        connection = self._connection
+        was_backed_up = self.is_backed_up
+        room = min(self.send_window, connection.send_window)
+        size = len(data)
+        if size <= room and size <= connection.max_frame_bytes:
+            self._waiting = b""
+            self.send_window -= size
+            connection.send_window -= size
+            out = frame(Kind.DATA, 0, self.number, data)
+        else:
+            now = max(0, min(size, room))
+            frames = [
+                frame(
+                    Kind.DATA, 0, self.number, data[at : min(at + connection.max_frame_bytes, now)]
+                )
+                for at in range(0, now, connection.max_frame_bytes)
+            ]
+            self.send_window -= now
+            connection.send_window -= now
+            self._waiting = data[now:]
+            if self._waiting:
+                connection.blocked(self)
+            out = b"".join(frames)
+        if was_backed_up and not self.is_backed_up:
+            if self._uncredited_bytes >= _CREDIT_BYTES:
+                self._credit()
+            if self.handler is not None:
+                self.handler.caught_up()
+        return out
+
+    def _is_whole(self) -> bool:
+        """Whether a message's end has come."""
+        if self._partial_bytes < _PREFIX_BYTES:
+            return False
+        first = self._partial[0]
+        if len(first) < _PREFIX_BYTES:
+            first = b"".join(self._partial)
+            self._partial = [first]
+        length = int.from_bytes(first[1:5], "big")
+        if length > self._connection.max_message_bytes:
+            return True  # it is refused
+        return self._partial_bytes >= _PREFIX_BYTES + length
+
+    def _credit(self) -> None:
+        """The client may send as much again as has come."""
+        num_bytes, self._uncredited_bytes = self._uncredited_bytes, 0
+        if not self.is_half_closed:
+            self._connection.write(window_update(self.number, num_bytes))
+
+    def _cancel(self) -> None:
+        handler, self.handler = self.handler, None
+        if handler is not None:
+            handler.cancelled()

@@ -1,0 +1,452 @@
+"""One client's connection: frames in, calls, frames out, all that a turn of the loop makes at once.
+
+What a client may make us hold is bounded: frames, header fields, calls, and what waits for it.
+Whatever cannot be read ends the connection, and with it its calls.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, cast
+
+from memroute_picker.grpc.call import CALL_WINDOW_BYTES, Call, Handler
+from memroute_picker.grpc.frames import (
+    HEAD_BYTES,
+    PREFACE,
+    SETTINGS_ACK,
+    Code,
+    Flag,
+    GrpcStatus,
+    Kind,
+    Setting,
+    frame,
+    go_away,
+    reset,
+    settings,
+    window_update,
+)
+from memroute_picker.grpc.hpack import Field, FieldReader, FieldsError
+from memroute_router.http.faults import CLIENT, OnFault
+from memroute_router.http.outbox import Outbox
+from memroute_router.http.sockets import client_address
+
+# Of a frame that is sent to us. Unit: bytes. Source: chosen by hand; RFC 9113's least is 16 KiB.
+MAX_FRAME_BYTES: Final = 64 * 1024
+_PEER_FRAME_BYTES: Final = 16 * 1024
+"""Of one that we send, until the client says that more are welcome."""
+_MAX_PEER_FRAME_BYTES: Final = 64 * 1024
+_MOST_FRAME_BYTES: Final = 2**24 - 1
+# Of all calls together. Unit: bytes. Source: chosen by hand; bodies are counted where they are
+# held, so that this bounds no more than one read.
+WINDOW_BYTES: Final = 32 * 1024**2
+_CREDIT_BYTES: Final = WINDOW_BYTES // 4
+_FIRST_WINDOW_BYTES: Final = 65_535
+PING_BYTES: Final = 8
+"""Of a ping (RFC 9113, 6.7)."""
+_MAX_WINDOW: Final = 2**31 - 1
+# Of a block of header fields, continued or not. Unit: bytes. Source: chosen by hand.
+MAX_BLOCK_BYTES: Final = 32 * 1024
+# Written bytes that a client has not taken before it is taken to be gone. Unit: bytes.
+# Source: chosen by hand; messages wait in their calls, so these are answers to pings and settings.
+MAX_UNTAKEN_BYTES: Final = 64 * 1024**2
+
+HandlerFor = Callable[[Call, list[Field]], Handler | None]
+"""What a call with these header fields is about; None: no such method."""
+
+
+class ServerSide:
+    """What the connections of one server share. Owns the set of open ones."""
+
+    def __init__(
+        self,
+        handler_for: HandlerFor,
+        outbox: Outbox,
+        on_fault: OnFault,
+        *,
+        max_calls: int,
+        max_message_bytes: int,
+    ) -> None:
+        """``max_calls``: of one connection, at once."""
+        self.handler_for = handler_for
+        self.outbox = outbox
+        self.on_fault = on_fault
+        self.max_calls = max_calls
+        self.max_message_bytes = max_message_bytes
+        self.connections: set[GrpcConnection] = set()
+        self.is_stopping = False
+
+
+class GrpcConnection(asyncio.Protocol):
+    """One client's connection. Owns its calls."""
+
+    def __init__(self, side: ServerSide) -> None:
+        self._side = side
+        self._transport: asyncio.Transport | None = None
+        self._rest = b""
+        """Of a frame whose end has not come."""
+        self._has_greeted: bool = False
+        self._fields = FieldReader()
+        self._block: list[bytes] = []
+        self._block_bytes: int = 0
+        self._block_of: int = 0
+        """The stream whose header fields go on in the next frame; 0: none."""
+        self._block_ends_stream: bool = False
+        self._last_stream: int = 0
+        self._uncredited_bytes: int = 0
+        self._call_window: int = _FIRST_WINDOW_BYTES
+        """Bytes that a new call may send."""
+        self._out: list[bytes] = []
+        self._dirty: list[Call] = []
+        self._blocked: dict[Call, None] = {}
+        """Calls with bytes that the windows have no room for, in order."""
+        self._is_queued: bool = False
+        self._is_closing: bool = False
+        self.calls: dict[int, Call] = {}
+        self.send_window: int = _FIRST_WINDOW_BYTES
+        """Bytes that the client takes now, of all calls together."""
+        self.max_frame_bytes: int = _PEER_FRAME_BYTES
+        self.max_message_bytes: int = side.max_message_bytes
+        self.peer = b"unknown"
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet at once."""
+        # Not isinstance: uvloop's transports quack, they do not inherit.
+        self._transport = cast("asyncio.Transport", transport)
+        name = transport.get_extra_info("peername")
+        if isinstance(name, tuple):
+            self.peer = client_address(str(name[0]))
+        self._side.connections.add(self)
+        self.write(
+            settings(
+                [
+                    (Setting.MAX_CONCURRENT_STREAMS, self._side.max_calls),
+                    (Setting.INITIAL_WINDOW_SIZE, CALL_WINDOW_BYTES),
+                    (Setting.MAX_FRAME_SIZE, MAX_FRAME_BYTES),
+                    (Setting.MAX_HEADER_LIST_SIZE, MAX_BLOCK_BYTES),
+                ]
+            )
+            + window_update(0, WINDOW_BYTES - _FIRST_WINDOW_BYTES)
+        )
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """Every call of it is over."""
+        self._transport = None
+        self._side.connections.discard(self)
+        for call in list(self.calls.values()):
+            self._guarded(call, call.cancel)
+
+    def data_received(self, data: bytes) -> None:
+        """Whole frames are dealt with; the rest waits."""
+        if self._is_closing:
+            return
+        try:
+            self._frames(self._rest + data if self._rest else data)
+        except FieldsError as error:
+            self._fail(Code.COMPRESSION_ERROR, str(error))
+        except Exception as error:  # noqa: BLE001 - a bug of ours ends the connection, not the loop
+            self._side.on_fault(CLIENT, error)
+            self._fail(Code.INTERNAL_ERROR, "internal error")
+
+    # For calls
+
+    def dirty(self, call: Call) -> None:
+        """It has something to send in this turn of the loop."""
+        if not call.is_dirty:
+            call.is_dirty = True
+            self._dirty.append(call)
+            self._queue()
+
+    def blocked(self, call: Call) -> None:
+        """It has more to send than the windows have room for."""
+        self._blocked[call] = None
+
+    def gone(self, call: Call) -> None:
+        """It is over."""
+        self.calls.pop(call.number, None)
+        self._blocked.pop(call, None)
+
+    def write(self, data: bytes) -> None:
+        """Have frames leave with this turn of the loop."""
+        self._out.append(data)
+        self._queue()
+
+    # For the server
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether calls are under way."""
+        return bool(self.calls)
+
+    def say_goodbye(self) -> None:
+        """New calls are for another server; those that there are go on."""
+        self.write(go_away(self._last_stream, Code.NO_ERROR))
+
+    def shut_down(self) -> None:
+        """Calls end now."""
+        for call in list(self.calls.values()):
+            handler = call.handler
+            if handler is not None:
+                self._guarded(call, handler.shut_down)
+
+    def close(self) -> None:
+        """Close once all has left that was written."""
+        self._is_closing = True
+        if self._transport is not None:
+            self.flush()
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._is_closing = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def flush(self) -> None:
+        """Hand what there is to the transport: the turn of the loop is over."""
+        self._is_queued = False
+        out, self._out = self._out, []
+        dirty, self._dirty = self._dirty, []
+        for call in dirty:
+            frames = call.flush()
+            if frames:
+                out.append(frames)
+        transport = self._transport
+        if transport is None or transport.is_closing() or not out:
+            return
+        transport.write(out[0] if len(out) == 1 else b"".join(out))
+        if transport.get_write_buffer_size() > MAX_UNTAKEN_BYTES:
+            self.abort()
+
+    def _queue(self) -> None:
+        if not self._is_queued:
+            self._is_queued = True
+            self._side.outbox.add(self)
+
+    def _frames(self, data: bytes) -> None:
+        at = 0
+        if not self._has_greeted:
+            if not data.startswith(PREFACE):
+                if PREFACE.startswith(data):
+                    self._rest = data
+                else:
+                    self.abort()  # it speaks something else
+                return
+            self._has_greeted = True
+            at = len(PREFACE)
+        size = len(data)
+        while size - at >= HEAD_BYTES:
+            length = (data[at] << 16) | (data[at + 1] << 8) | data[at + 2]
+            if length > MAX_FRAME_BYTES:
+                self._fail(Code.FRAME_SIZE_ERROR, "a frame is too large")
+                return
+            begin = at + HEAD_BYTES
+            if size - begin < length:
+                break
+            kind, flags = data[at + 3], data[at + 4]
+            stream = int.from_bytes(data[at + 5 : begin], "big") & _MAX_WINDOW
+            at = begin + length
+            if kind == Kind.DATA:
+                self._data(flags, stream, data[begin:at], length)
+            else:
+                self._other(kind, flags, stream, data[begin:at])
+            if self._is_closing:
+                return
+        self._rest = data[at:] if at else data
+
+    def _data(self, flags: int, stream: int, payload: bytes, length: int) -> None:
+        if self._block_of:
+            self._fail(Code.PROTOCOL_ERROR, "header fields have no end")
+            return
+        self._uncredited_bytes += length
+        if self._uncredited_bytes >= _CREDIT_BYTES:
+            self.write(window_update(0, self._uncredited_bytes))
+            self._uncredited_bytes = 0
+        call = self.calls.get(stream)
+        if call is None:
+            if stream == 0 or stream > self._last_stream:
+                self._fail(Code.PROTOCOL_ERROR, "data of no stream")
+            return  # what was on its way when we ended it
+        if flags & Flag.PADDED:
+            padding = payload[0] if payload else 0
+            if padding >= len(payload):
+                self._fail(Code.PROTOCOL_ERROR, "more padding than payload")
+                return
+            payload = payload[1 : len(payload) - padding]
+        try:
+            if payload:
+                call.received(payload)
+            if flags & Flag.END_STREAM:
+                self._half_closed(call)
+        except Exception as error:  # noqa: BLE001 - a bug in one call
+            self._crashed(call, error)
+
+    def _half_closed(self, call: Call) -> None:
+        call.half_close()
+        if not call.is_over and call.handler is None:
+            self.dirty(call)
+
+    def _other(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if self._block_of and (kind != Kind.CONTINUATION or stream != self._block_of):
+            self._fail(Code.PROTOCOL_ERROR, "header fields have no end")
+        elif kind == Kind.HEADERS:
+            self._headers(flags, stream, payload)
+        elif kind == Kind.WINDOW_UPDATE:
+            self._window(stream, payload)
+        elif kind == Kind.RST_STREAM:
+            call = self.calls.get(stream)
+            if call is not None:
+                self._guarded(call, call.cancel)
+        elif kind == Kind.CONTINUATION:
+            self._continued(flags, payload)
+        elif kind == Kind.SETTINGS:
+            self._settings(flags, payload)
+        else:
+            self._rare(kind, flags, payload)
+
+    def _rare(self, kind: int, flags: int, payload: bytes) -> None:
+        """What is none of calls. Priorities, a goodbye, extensions say nothing that we need."""
+        if kind == Kind.PUSH_PROMISE:
+            self._fail(Code.PROTOCOL_ERROR, "clients push nothing")
+        elif kind == Kind.PING and not flags & Flag.ACK:
+            if len(payload) == PING_BYTES:
+                self.write(frame(Kind.PING, Flag.ACK, 0, payload))
+            else:
+                self._fail(Code.FRAME_SIZE_ERROR, "a ping has eight bytes")
+
+    def _headers(self, flags: int, stream: int, payload: bytes) -> None:
+        begin, end = 0, len(payload)
+        if flags & Flag.PADDED:
+            if not payload:
+                self._fail(Code.PROTOCOL_ERROR, "padding without a length")
+                return
+            begin, end = 1, end - payload[0]
+        if flags & Flag.PRIORITY:
+            begin += 5
+        if begin > end or stream % 2 == 0:
+            self._fail(Code.PROTOCOL_ERROR, "malformed header fields")
+            return
+        block = payload[begin:end]
+        ends_stream = bool(flags & Flag.END_STREAM)
+        if flags & Flag.END_HEADERS:
+            self._begun(stream, block, ends_stream=ends_stream)
+        else:
+            self._block, self._block_bytes = [block], len(block)
+            self._block_of, self._block_ends_stream = stream, ends_stream
+
+    def _continued(self, flags: int, payload: bytes) -> None:
+        if not self._block_of:
+            self._fail(Code.PROTOCOL_ERROR, "nothing goes on")
+            return
+        self._block.append(payload)
+        # An empty piece counts too: there may be no end of them.
+        self._block_bytes += len(payload) + HEAD_BYTES
+        if self._block_bytes > MAX_BLOCK_BYTES:
+            self._fail(Code.ENHANCE_YOUR_CALM, "the header fields are too large")
+        elif flags & Flag.END_HEADERS:
+            stream, self._block_of = self._block_of, 0
+            pieces, self._block = self._block, []
+            self._begun(stream, b"".join(pieces), ends_stream=self._block_ends_stream)
+
+    def _begun(self, stream: int, block: bytes, *, ends_stream: bool) -> None:
+        fields = self._fields.read(block)
+        known = self.calls.get(stream)
+        if known is not None:
+            # Trailers: a client of gRPC has none, and they end what it says.
+            if ends_stream:
+                self._guarded(known, lambda: self._half_closed(known))
+            else:
+                self._fail(Code.PROTOCOL_ERROR, "header fields in the middle of a stream")
+            return
+        if stream <= self._last_stream:
+            return  # of one that was ended
+        self._last_stream = stream
+        side = self._side
+        if len(self.calls) >= side.max_calls or side.is_stopping:
+            self.write(reset(stream, Code.REFUSED_STREAM))
+            return
+        call = Call(self, stream, self._call_window)
+        self.calls[stream] = call
+        try:
+            call.handler = side.handler_for(call, fields)
+            if call.handler is None:
+                call.end(GrpcStatus.UNIMPLEMENTED, b"no such method")
+            if ends_stream:
+                self._half_closed(call)
+        except Exception as error:  # noqa: BLE001 - a bug in one call
+            self._crashed(call, error)
+
+    def _window(self, stream: int, payload: bytes) -> None:
+        if len(payload) != 4:  # noqa: PLR2004 - RFC 9113, 6.9
+            self._fail(Code.FRAME_SIZE_ERROR, "a window has four bytes")
+            return
+        more = int.from_bytes(payload, "big") & _MAX_WINDOW
+        if stream:
+            call = self.calls.get(stream)
+            if call is None:
+                return
+            call.send_window += more
+            if not more or call.send_window > _MAX_WINDOW:
+                self._guarded(call, call.cancel)
+                self.write(reset(stream, Code.FLOW_CONTROL_ERROR))
+            elif call in self._blocked:
+                del self._blocked[call]
+                self.dirty(call)
+            return
+        self.send_window += more
+        if not more or self.send_window > _MAX_WINDOW:
+            self._fail(Code.FLOW_CONTROL_ERROR, "the window is too large")
+            return
+        self._unblock()
+
+    def _unblock(self) -> None:
+        blocked, self._blocked = self._blocked, {}
+        for call in blocked:
+            if not call.is_over:
+                self.dirty(call)
+
+    def _settings(self, flags: int, payload: bytes) -> None:
+        if flags & Flag.ACK:
+            return
+        if len(payload) % 6:
+            self._fail(Code.FRAME_SIZE_ERROR, "malformed settings")
+            return
+        for at in range(0, len(payload), 6):
+            name = int.from_bytes(payload[at : at + 2], "big")
+            value = int.from_bytes(payload[at + 2 : at + 6], "big")
+            if name == Setting.INITIAL_WINDOW_SIZE:
+                if value > _MAX_WINDOW:
+                    self._fail(Code.FLOW_CONTROL_ERROR, "the window is too large")
+                    return
+                change = value - self._call_window
+                self._call_window = value
+                for call in self.calls.values():
+                    call.send_window += change
+            elif name == Setting.MAX_FRAME_SIZE:
+                if not _PEER_FRAME_BYTES <= value <= _MOST_FRAME_BYTES:
+                    self._fail(Code.PROTOCOL_ERROR, "no size of a frame")
+                    return
+                self.max_frame_bytes = min(value, _MAX_PEER_FRAME_BYTES)
+        self.write(SETTINGS_ACK)
+        self._unblock()
+
+    def _guarded(self, call: Call, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - a bug in one call
+            self._crashed(call, error)
+
+    def _crashed(self, call: Call, error: Exception) -> None:
+        """A bug of ours, in what was done for one call: it fails alone."""
+        self._side.on_fault(CLIENT, error)
+        try:
+            call.cancel()
+        except Exception as another:  # noqa: BLE001 - nor is a second one the connection's
+            self._side.on_fault(CLIENT, another)
+        self.write(reset(call.number, Code.INTERNAL_ERROR))
+
+    def _fail(self, code: int, why: str) -> None:
+        """Nothing that follows could be trusted."""
+        self.write(go_away(self._last_stream, code, why.encode("ascii", "replace")))
+        self.close()

@@ -1,0 +1,88 @@
+"""What becomes of memroute's leases when a part of the way dies: of its own picker alone."""
+
+import re
+import socket
+import time
+import urllib.request
+from urllib.parse import urlsplit
+
+import pytest
+from conftest import free_port, memroute
+from picker_gateway import DUPLEX, DUPLEX_NONE, Envoy
+from picker_web import post
+
+
+@pytest.fixture
+def ours(request, engines, endpoints, model, tmp_path):  # noqa: ARG001 - they run
+    """Starts memroute's picker, with a port of operations."""
+    if request.config.getoption("--picker") or request.config.getoption("--start") != "memroute":
+        pytest.skip("of memroute's own picker")
+    ops = free_port()
+
+    def reserved():
+        url = f"http://127.0.0.1:{ops}/metrics"
+        with urllib.request.urlopen(url, timeout=30) as page:
+            text = page.read().decode()
+        found = re.findall(r"(?m)^memroute_router_requests_in_flight\{.*\} (\S+)$", text)
+        assert found, text[:2000]
+        return sum(map(float, found))
+
+    def start(port=None):
+        return memroute(tmp_path, endpoints, model, "--ops-port", str(ops), port=port)
+
+    return start, reserved
+
+
+def until(condition, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def begun(envoy, body):
+    """A client whose streamed answer has begun."""
+    place = urlsplit(envoy.url)
+    client = socket.create_connection((place.hostname, place.port), 30)
+    head = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-answer: events=200\r\n"
+        b"content-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    )
+    client.sendall(head % len(body) + body)
+    assert b"200" in client.recv(100)
+    return client
+
+
+@pytest.mark.parametrize("modes", [DUPLEX, DUPLEX_NONE])
+def test_clients_and_gateways_that_die_leave_no_lease(ours, prompt, modes):
+    """A lease of nobody is memory that nobody gets any more."""
+    start, reserved = ours
+    with start() as picker:
+        with Envoy(picker, free_port(), modes) as envoy:
+            clients = [begun(envoy, prompt(stream=True)) for _ in range(5)]
+            until(lambda: reserved() == 5)
+            for client in clients[:3]:
+                client.close()
+            until(lambda: reserved() == 2)
+        until(lambda: reserved() == 0)
+        for client in clients:
+            client.close()
+
+
+def test_a_picker_that_dies_and_comes_back(ours, prompt):
+    """Meanwhile the gateway does what its failure mode says; then all is as before."""
+    start, reserved = ours
+    port = free_port()
+    with Envoy(f"127.0.0.1:{port}", free_port(), DUPLEX) as envoy:
+        with start(port):
+            until(lambda: post(envoy, prompt()).status == 200)
+            client = begun(envoy, prompt(stream=True))
+            until(lambda: reserved() == 1)
+        # The picker was killed in the middle of an answer: that one is broken off.
+        while client.recv(4096):
+            pass
+        client.close()
+        assert post(envoy, prompt()).status == 503
+        with start(port):
+            until(lambda: post(envoy, prompt()).status == 200)
+            until(lambda: reserved() == 0)
