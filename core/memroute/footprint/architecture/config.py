@@ -1,9 +1,12 @@
 """Typed access to a Hugging Face ``config.json``, with errors that name the field."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from memroute.errors import InvalidConfigError
+
+_TRUE = ("true", "1", "yes")
 
 
 class ConfigReader:
@@ -34,7 +37,7 @@ class ConfigReader:
         value = self.raw(*names)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _is_whole(value):
             raise InvalidConfigError(names[0], value, "an integer")
         if value < 0:
             raise InvalidConfigError(names[0], value, "a non-negative integer")
@@ -57,8 +60,10 @@ class ConfigReader:
         return default if value is None else value
 
     def flag(self, *names: str, default: bool = False) -> bool:
-        """A boolean, ``default`` when absent."""
+        """A boolean, ``default`` when absent; also where it is written as a text."""
         value = self.raw(*names)
+        if isinstance(value, str):
+            return value.strip().lower() in _TRUE
         return default if value is None else bool(value)
 
     def layer_types(self, num_layers: int, default: Callable[[int], str]) -> list[str]:
@@ -72,3 +77,8 @@ class ConfigReader:
         if not isinstance(listed, Sequence) or isinstance(listed, str) or len(listed) < num_layers:
             raise InvalidConfigError("layer_types", listed, f"a list of {num_layers} kinds")
         return [str(kind) for kind in listed[:num_layers]]
+
+
+def _is_whole(value: float) -> bool:
+    """Whether it is a whole number; JSON as Python reads it has infinities and NaN, too."""
+    return math.isfinite(value) and value == int(value)

@@ -42,7 +42,11 @@ def read_towers(
     """
     vision, others, unknown = None, [], []
     for key, value in part.items():
-        if not isinstance(value, Mapping) or not value or not _TOWER.search(key):
+        if not _TOWER.search(key):
+            continue
+        if not isinstance(value, Mapping) or not value:
+            if _is_named(key, value):
+                unknown.append(key)
             continue
         tower = _tower(value, part)
         if tower is None:
@@ -52,6 +56,12 @@ def read_towers(
         else:
             others.append(tower)
     return vision, tuple(others), tuple(unknown)
+
+
+def _is_named(key: str, value: object) -> bool:
+    """Whether a tower is there, and nobody says which: its name, or all is left to its class."""
+    is_said = isinstance(value, Mapping) or (isinstance(value, str | list) and bool(value))
+    return is_said and key.endswith(("_config", "tower"))
 
 
 def _tower(said: Mapping[str, Any], part: Mapping[str, Any]) -> VisionTower | None:
