@@ -92,6 +92,16 @@ def test_a_part_of_a_name_that_autoround_keeps_wide_is_counted_wide():
     )
 
 
+def test_a_block_that_alone_is_quantized_is_not_ten_others():
+    """``model.layers.1`` is not ``model.layers.10``: those would be counted at a quarter."""
+    said = {"quant_method": "auto-round", "bits": 4, "group_size": 128}
+    wide = {"bits": 16, "data_type": "float"}
+    others = of_layers(*(number for number in range(LAYERS) if number != 1))
+    assert weights({**said, "block_name_to_quantize": "model.layers.1"}) == weights(
+        {**said, "extra_config": dict.fromkeys(others, wide)}
+    )
+
+
 def test_a_flag_that_is_a_text_is_read():
     """``"false"`` is no truth: without it the zero points of small groups are missing."""
     by_text, by_flag = (

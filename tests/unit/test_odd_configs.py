@@ -10,7 +10,12 @@ import pytest
 from memroute.catalog.accelerators import accelerator_by_name, accelerator_for_product
 from memroute.errors import InvalidConfigError, UnknownWeightsError
 from memroute.footprint import architecture_from_config, architecture_from_json
-from memroute.footprint.weights import weights_per_rank
+from memroute.footprint.weights import (
+    index_total_bytes,
+    safetensors_header_bytes,
+    weights_per_rank,
+)
+from memroute_cli.plan.files import PlanError, read_document
 
 LLAMA = {
     "model_type": "llama", "hidden_size": 1024, "num_hidden_layers": 2, "num_attention_heads": 8,
@@ -34,6 +39,15 @@ def test_a_text_that_json_cannot_read_is_told_so(text):
     """Nested too deep is no JSON either."""
     with pytest.raises(InvalidConfigError, match="not JSON"):
         architecture_from_json(text)
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff\xfe", b"", b"{"])
+def test_a_file_that_json_cannot_read_is_told_so(tmp_path, content):
+    """`memroute plan FILE` ends in a sentence."""
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(PlanError, match="not JSON"):
+        read_document(path)
 
 
 @pytest.mark.parametrize("factor", [1e308, 1e6, float("nan"), float("inf"), -2, 0, "8", None, [8]])
@@ -81,3 +95,23 @@ def test_products_are_the_same_in_any_case():
     found = accelerator_by_name(product.lower())
     assert found is not None
     assert found.products[0] == product
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"metadata": [5]}', '{"metadata": "x"}', '{"metadata": {"total_size": NaN}}', "[" * 100_000,
+     '{"metadata": {"total_size": 1e400}}', '{"metadata": {"total_size": true}}', "[]"],
+)  # fmt: skip
+def test_an_index_without_a_size_is_told_so(text):
+    """It comes with the repository, and is as odd as that may be."""
+    with pytest.raises(InvalidConfigError):
+        index_total_bytes(text)
+
+
+@pytest.mark.parametrize(
+    "offsets", ['["a", "b"]', "[null, 1]", "[0, 1e400]", "[-5, 3]", "[1]", "7"]
+)
+def test_a_header_with_offsets_that_cannot_be_is_told_so(offsets):
+    """Negative ones would make a checkpoint smaller than it is."""
+    with pytest.raises(InvalidConfigError):
+        safetensors_header_bytes(f'{{"a": {{"data_offsets": {offsets}}}}}')

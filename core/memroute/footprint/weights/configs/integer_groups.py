@@ -140,7 +140,9 @@ def _ends_with(listed: frozenset[str]) -> Callable[[Names], bool]:
 
 
 def _is_inside(blocks: tuple[str, ...]) -> Callable[[Names], bool]:
-    return lambda names: any(name.startswith(blocks) for name in names.full)
+    # ``model.layers.1`` is not ``model.layers.10``.
+    begins = tuple(f"{block.rstrip('.')}." for block in blocks)
+    return lambda names: any(f"{name}.".startswith(begins) for name in names.full)
 
 
 def _auto_round_form(config: Config) -> WeightFormat:
