@@ -1,11 +1,12 @@
 """Typed access to a Hugging Face ``config.json``, with errors that name the field."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from memroute.errors import InvalidConfigError
 
+# Tokenizers write 1e30 for no limit at all; what is larger is no number of anything.
+MAX_NUMBER = 10**31
 _TRUE = ("true", "1", "yes")
 
 
@@ -66,6 +67,39 @@ class ConfigReader:
             return value.strip().lower() in _TRUE
         return default if value is None else bool(value)
 
+    def objects(self, name: str) -> Mapping[str, Any] | None:
+        """An object of objects; None when absent. Raises ``InvalidConfigError``."""
+        value = self.raw(name)
+        if value is None:
+            return None
+        is_one = isinstance(value, Mapping) and all(
+            one is None or isinstance(one, Mapping) for one in value.values()
+        )
+        if not is_one:
+            raise InvalidConfigError(name, value, "an object of objects")
+        return dict(value)
+
+    def indices(self, name: str) -> frozenset[int]:
+        """The layers that a list names, none where it is absent. Raises ``InvalidConfigError``."""
+        listed = self.raw(name) or []
+        if not isinstance(listed, list | tuple) or not all(isinstance(one, int) for one in listed):
+            raise InvalidConfigError(name, listed, "a list of layers")
+        return frozenset(listed)
+
+    def per_layer(self, name: str, num_layers: int) -> list[Any] | None:
+        """A list with something for each layer; None when absent or empty.
+
+        Raises ``InvalidConfigError`` for anything else.
+        """
+        listed = self.raw(name)
+        if listed is None or listed == []:
+            return None
+        if not isinstance(listed, list | tuple) or len(listed) < num_layers:
+            raise InvalidConfigError(
+                name, listed, f"a list with one for each of {num_layers} layers"
+            )
+        return list(listed[:num_layers])
+
     def layer_types(self, num_layers: int, default: Callable[[int], str]) -> list[str]:
         """The kind of each layer: ``layer_types``, or by the family's rule.
 
@@ -81,4 +115,4 @@ class ConfigReader:
 
 def _is_whole(value: float) -> bool:
     """Whether it is a whole number; JSON as Python reads it has infinities and NaN, too."""
-    return math.isfinite(value) and value == int(value)
+    return -MAX_NUMBER < value < MAX_NUMBER and value == int(value)

@@ -25,6 +25,8 @@ _LAYERS = (
 _INTERMEDIATE = (
     "intermediate_size", "encoder_ffn_dim", "ffn_dim", "mlp_dim", "ffn_hidden_size",
 )  # fmt: skip
+# A feed-forward that is wider is nonsense: 8 times its input is the widest there is.
+MAX_RATIO = 1_000
 _GATED = ("silu", "swiglu", "swish")
 # Sizes of classes whose configurations are published without them (transformers 5.19).
 _CLASSES = {
@@ -74,7 +76,7 @@ def _tower(said: Mapping[str, Any], part: Mapping[str, Any]) -> VisionTower | No
         return None
     intermediate, _ = _size(reader, said, _INTERMEDIATE)
     ratio = reader.raw("mlp_ratio")
-    if not intermediate and isinstance(ratio, int | float) and ratio > 0:
+    if not intermediate and isinstance(ratio, int | float) and 0 < ratio < MAX_RATIO:
         intermediate = int(hidden * ratio)
     return VisionTower(
         hidden_size=hidden,
