@@ -24,8 +24,27 @@ LLAMA = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("listed", [3, "0,1", ["0"], {"a": 1}, 1.5])
 @pytest.mark.parametrize(
-    "number", ["1e400", "-1e400", "NaN", "Infinity", '"1024"', "[1024]", "true"]
+    ("family", "field"),
+    [("qwen3_moe", "mlp_only_layers"), ("llama4_text", "moe_layers"),
+     ("llama4_text", "no_rope_layers"), ("deepseek_v3", "mlp_layer_types"),
+     ("nemotron_h", "layers_block_type"), ("gemma4_text", "per_layer_config")],
+)  # fmt: skip
+def test_a_list_of_layers_that_is_none_is_told_by_its_name(family, field, listed):
+    """Dense layers that are taken for sparse change every byte; a traceback tells nobody why."""
+    config = {
+        **LLAMA, "model_type": family, "num_experts": 8, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 384, "num_local_experts": 8, "kv_lora_rank": 64,
+        "qk_nope_head_dim": 64, "qk_rope_head_dim": 64, "v_head_dim": 64, "n_routed_experts": 8,
+        field: listed,
+    }  # fmt: skip
+    with pytest.raises(InvalidConfigError):
+        architecture_from_config(config)
+
+
+@pytest.mark.parametrize(
+    "number", ["1e400", "1e300", "-1e400", "NaN", "Infinity", '"1024"', "[1024]", "true"]
 )
 def test_a_size_that_is_no_number_is_told_by_its_name(number):
     """Python's JSON has infinities and NaN: they ended the reading in a traceback."""
