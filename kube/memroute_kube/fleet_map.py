@@ -18,6 +18,7 @@ Bytes are numbers; what nobody knows is null, and never 0.
 """
 
 import json
+from typing import Any, NoReturn
 
 from memroute_kube.packed import NotPackedError, unpacked_text
 from memroute_kube.resources import KubeObject
@@ -41,7 +42,8 @@ def read_map(obj: KubeObject) -> bytes:
         if len(text) > MAX_MAP_BYTES:
             message = f"the map has {len(text)} characters"
             raise UnreadableMapError(message)
-        document = json.loads(text)
+        document = json.loads(text, parse_constant=_no_number)
+        body = text.encode()
     except NotPackedError as error:
         raise UnreadableMapError(str(error)) from error
     except (ValueError, RecursionError) as error:
@@ -50,4 +52,46 @@ def read_map(obj: KubeObject) -> bytes:
     if not isinstance(document, dict) or document.get("version") != MAP_VERSION:
         message = "the map is of another release of memroute"
         raise UnreadableMapError(message)
-    return text.encode()
+    if not _is_drawable(document):
+        message = "the map has other parts than the operator writes"
+        raise UnreadableMapError(message)
+    return body
+
+
+def _no_number(text: str) -> NoReturn:
+    """What Python's JSON has, and a browser's has not: NaN and infinities."""
+    message = f"{text} is no number"
+    raise ValueError(message)
+
+
+def _is_drawable(document: dict[str, Any]) -> bool:
+    """Whether a page finds what it asks for: one that does not shows nothing else either."""
+    if not all(map(_is_node, _objects(document.get("nodes")))):
+        return False
+    models = _objects(document.get("models"))
+    left = document.get("leftOut", {})
+    return isinstance(left, dict) and all(isinstance(one.get("model"), str) for one in models)
+
+
+def _is_node(node: dict[str, Any]) -> bool:
+    if not isinstance(node.get("node"), str):
+        return False
+    return all(_is_holder(one) for one in _objects(node.get("unattributed", []))) and all(
+        isinstance(one.get("usable"), int)
+        and isinstance(one.get("strangers"), list)
+        and all(isinstance(name, str) for name in one["strangers"])
+        and all(_is_holder(holder) for holder in _objects(one.get("holders")))
+        for one in _objects(node.get("devices"))
+    )
+
+
+def _is_holder(holder: dict[str, Any]) -> bool:
+    return isinstance(holder.get("pod"), str) and isinstance(holder.get("model"), str)
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    """A list of objects. Raises ``UnreadableMapError`` for anything else."""
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        message = f"the map has {type(value).__name__} where it has a list of objects"
+        raise UnreadableMapError(message)
+    return value

@@ -1,8 +1,10 @@
 """The live map: what the operator writes of devices, what a router adds, and how it is served."""
 
 import asyncio
+import base64
 import json
 import re
+import zlib
 from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -185,11 +187,19 @@ async def test_a_map_that_cannot_be_written_is_tried_again(caplog):
 @pytest.mark.parametrize("size", [100, MAX_TEXT_BYTES + 1])
 def test_a_text_survives_its_packing(size):
     """Small ones can be read with kubectl; large ones fit into a ConfigMap."""
-    text = json.dumps({"version": 1, "filler": "x" * size})
+    text = json.dumps({"version": 1, "nodes": [], "models": [], "filler": "x" * size})
     content = packed_text("map", text)
     assert len(json.dumps(content)) < 1024**2
     kept = {kind: {k: v for k, v in own.items() if v} for kind, own in content.items()}
     assert read_map(kept) == text.encode()
+
+
+# 64 MiB of zeros and more, in 100 KB: what is unpacked is bounded.
+BOMB = base64.b64encode(zlib.compress(b"0" * (65 * 1024**2))).decode()
+
+
+def a_map(**parts):
+    return {"data": {"map": json.dumps({"version": 1, "nodes": [], "models": [], **parts})}}
 
 
 @pytest.mark.parametrize(
@@ -201,9 +211,21 @@ def test_a_text_survives_its_packing(size):
         ({"data": {"map": "[" * 100_000}}, "no JSON"),
         ({"binaryData": {"map.zlib": "eJw="}}, "no JSON"),
         ({"binaryData": {"map.zlib": "AAAA"}}, "cannot be unpacked"),
+        ({"binaryData": {"map.zlib": BOMB}}, "67108864 characters"),
+        (a_map(nodes=5), "int where it has a list"),
+        (a_map(nodes=["a"]), "list where it has a list of objects"),
+        (a_map(models=None), "NoneType where"),
+        (a_map(nodes=[{"node": "a", "devices": {}}]), "dict where"),
+        (a_map(nodes=[{"node": "a", "devices": [{"usable": 1, "strangers": []}]}]), "NoneType"),
+        (a_map(nodes=[{"node": ["a"], "devices": []}]), "other parts"),
+        (a_map(models=[{"model": 1}]), "other parts"),
+        (a_map(leftOut=3), "other parts"),
+        (a_map(at=float("nan")), "NaN is no number"),
+        ({"data": {"map": '{"version": 1, "nodes": [], "at": "\ud800"}'}}, "no JSON"),
     ],
 )
 def test_what_is_no_map_is_said_to_be_none(obj, why):
+    """A page that gets another shape than it draws shows no replicas and no queue either."""
     with pytest.raises(UnreadableMapError, match=why):
         read_map(obj)
 
@@ -372,6 +394,27 @@ async def test_no_prompt_no_key_and_no_clients_address_is_shown(rig, engine_fact
     text = json.dumps(document)
     assert "s3cret" not in text
     assert "127.0.0.1" not in text
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b'{"model": "\\ud800", "messages": []}',
+        b'{"model": "m", "messages": [], "max_tokens": 1%b}' % (b"0" * 30),
+        b'{"model": "<img src=x onerror=alert(1)>", "messages": []}',
+        b'{"model": "m\xff", "messages": []}',
+        b'{"model": "%b", "messages": []}' % (b"m" * 12_000),
+    ],
+)
+async def test_no_client_can_take_the_map_away(rig, engine_factory, sent):
+    """What clients send is shown; what cannot be shown may not hide all else."""
+    engine = await engine_factory(whole())
+    rig.add("a", engine.port)
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-request-id: \xff\xfe\r\n"
+    head += b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(sent)
+    await exchange(rig.port, head + sent)
+    assert len(json.dumps(await live(rig))) < 20_000
+    assert (await exchange(rig.ops_port, get(b"/debug/decisions")))[0] == 200
 
 
 async def test_a_flood_makes_no_longer_page(rig):

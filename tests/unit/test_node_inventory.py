@@ -158,6 +158,24 @@ KINDS = {
         num_devices=7, usable_gib=9.7, product=f"{H100}-MIG-1g.10gb", is_slice=True,
         num_allocatable=7,
     ),
+    "MIG, strategy single, in lower case": Kind(
+        gfd(f"{H100}-MIG-1g.10gb".lower(), 9984, 7, **{"mig.strategy": "single"}), gpus(7),
+        num_devices=7, usable_gib=9.7, product=f"{H100}-MIG-1g.10gb".lower(), is_slice=True,
+        source="label",
+    ),
+    "MIG, strategy single, without media extensions": Kind(
+        gfd("NVIDIA-B200-MIG-1g.23gb-me", 20992, 7, **{"mig.strategy": "single"}), gpus(7),
+        num_devices=7, usable_gib=20.3, product="NVIDIA-B200-MIG-1g.23gb-me", is_slice=True,
+        source="label",
+    ),
+    "MIG, compute instances that share a slice": Kind(
+        gfd("NVIDIA-A100-SXM4-80GB-MIG-1c.3g.40gb", 40192, 3, **{"mig.strategy": "single"}),
+        gpus(3), unknown="share the memory of one MIG slice",
+    ),
+    "time slices, in lower case": Kind(
+        gfd(f"{H100}-shared".lower(), 81559, 1), gpus(3), num_devices=1, usable_gib=79.2,
+        product=H100.lower(), is_slice=True,
+    ),
     "MIG, strategy single, with its exporter": Kind(
         gfd(f"{H100}-MIG-1g.10gb", 9984, 2, **{"mig.strategy": "single"}), gpus(2),
         page=mig_page("1g.10gb", 2, 9900, 84), num_devices=2, usable_gib=9.7, source="dcgm",

@@ -85,7 +85,7 @@ def read_document(path: Path) -> dict[str, object]:
     except OSError as error:
         msg = f"{path}: {error.strerror}"
         raise PlanError(msg) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         msg = f"{path}: not JSON ({error})"
         raise PlanError(msg) from error
     if not isinstance(document, dict):

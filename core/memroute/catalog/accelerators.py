@@ -169,6 +169,8 @@ ACCELERATORS: tuple[Accelerator, ...] = (
 # Products whose row is remembered: asked some ten times for each device of a fleet, and a cluster
 # has a handful. Bounded, because labels and exporters say anything.
 MAX_REMEMBERED = 256
+# What GPU feature discovery adds to the product of devices that are shared in time.
+_SHARED = "-SHARED"
 
 
 @lru_cache(maxsize=MAX_REMEMBERED)
@@ -179,8 +181,9 @@ def accelerator_for_product(product: str) -> Accelerator | None:
     the same accelerator as ``NVIDIA-H100-80GB-HBM3``; ``…-MIG-1g.10gb`` is a slice of it.
     """
     normalized = _normalized(product)
+    lowered = normalized.casefold()
     for accelerator in ACCELERATORS:
-        if normalized in accelerator.products:
+        if any(one.casefold() == lowered for one in accelerator.products):
             return accelerator
     return _slice(normalized)
 
@@ -202,14 +205,18 @@ def accelerator_by_name(name: str) -> Accelerator | None:
 def with_product_first(accelerator: Accelerator, product: str) -> Accelerator:
     """The row with that product as the first of its names; the row itself where it has no such."""
     named = _normalized(product)
-    if named not in accelerator.products:
+    spelled = next(
+        (one for one in accelerator.products if one.casefold() == named.casefold()), None
+    )
+    if spelled is None:
         return accelerator
-    others = (one for one in accelerator.products if one != named)
-    return replace(accelerator, products=(named, *others))
+    others = (one for one in accelerator.products if one != spelled)
+    return replace(accelerator, products=(spelled, *others))
 
 
 def _normalized(product: str) -> str:
-    return product.strip().replace(" ", "-").removesuffix("-SHARED")
+    name = product.strip().replace(" ", "-")
+    return name[: -len(_SHARED)] if name.upper().endswith(_SHARED) else name
 
 
 def _slice(name: str) -> Accelerator | None:

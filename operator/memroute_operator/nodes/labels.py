@@ -27,9 +27,9 @@ INVALID_SUFFIX = "-MIG-INVALID"
 TIB_IN_MIB = 1024 * 1024
 # Devices of one node that a label is believed about; the largest have 16, or 112 slices.
 MAX_DEVICES = 256
-_MIG_PRODUCT = re.compile(r"-MIG-(\d+g\.\d+gb(?:\.[a-z.+]+|\+[a-z.+]+)?)$")
+_MIG_PRODUCT = re.compile(r"-MIG-((\d+c\.)?\d+g\.\d+gb(?:[.+-][a-z.+-]+)?)$", re.IGNORECASE)
 _MIG_LABEL = re.compile(
-    r"^nvidia\.com/mig-(\d+g\.\d+gb(?:\.[a-z.]+)?)\.(count|memory|product|replicas)$"
+    r"^nvidia\.com/mig-(\d+g\.\d+gb(?:[.-][a-z.-]+?)?)\.(count|memory|product|replicas)$"
 )
 AMD_VRAM = "amd.com/gpu.vram"
 AMD_PRODUCT = "amd.com/gpu.product-name"
@@ -60,7 +60,10 @@ def memory_of(text: str | None) -> int | None:
 
 def _read_nvidia(labels: Mapping[str, str]) -> NodeFacts:
     product = labels.get(GPU_PRODUCT) or None
-    if product is not None and product.endswith(INVALID_SUFFIX):
+    is_shared = product is not None and product.upper().endswith(SHARED_SUFFIX)
+    if product is not None and is_shared:
+        product = product[: -len(SHARED_SUFFIX)]
+    if product is not None and product.upper().endswith(INVALID_SUFFIX):
         return NodeFacts(
             problem=(
                 f"{GPU_PRODUCT} says {product}: MIG is on, and its slices are not the ones that "
@@ -68,28 +71,31 @@ def _read_nvidia(labels: Mapping[str, str]) -> NodeFacts:
             )
         )
     memory = memory_of(labels.get(GPU_MEMORY_MIB))
-    mig = _MIG_PRODUCT.search((product or "").removesuffix(SHARED_SUFFIX))
+    mig = _MIG_PRODUCT.search(product or "")
+    if mig is not None and mig[2]:
+        return NodeFacts(
+            problem=(
+                f"{GPU_PRODUCT} says {product}: several compute instances share the memory of one "
+                "MIG slice, and nothing keeps them apart; cut slices without them (3g.40gb)"
+            )
+        )
     return NodeFacts(
         count=_fact_of_count(labels, GPU_COUNT),
-        product=Fact(product.removesuffix(SHARED_SUFFIX), Source.LABEL) if product else None,
+        product=Fact(product, Source.LABEL) if product else None,
         memory_bytes=None if memory is None else Fact(memory, Source.LABEL),
-        sharing=_sharing(labels, product),
-        slice_profile=mig[1] if mig else None,
+        sharing=_sharing(labels, is_shared=is_shared),
+        slice_profile=mig[1].lower() if mig else None,
         slices=_slices(labels),
     )
 
 
-def _sharing(labels: Mapping[str, str], product: str | None) -> Sharing | None:
+def _sharing(labels: Mapping[str, str], *, is_shared: bool) -> Sharing | None:
     strategy = labels.get(GPU_SHARING)
     if strategy == Sharing.MPS.value:
         return Sharing.MPS
     replicas = parse_count(labels.get(GPU_REPLICAS))
-    is_shared = (
-        strategy == Sharing.TIME_SLICING.value
-        or (replicas is not None and replicas > 1)
-        or (product is not None and product.endswith(SHARED_SUFFIX))
-    )
-    if is_shared:
+    is_sliced = strategy == Sharing.TIME_SLICING.value or (replicas is not None and replicas > 1)
+    if is_sliced or is_shared:
         return Sharing.TIME_SLICING
     return Sharing.NONE if strategy is not None or replicas is not None else None
 

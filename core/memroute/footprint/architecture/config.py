@@ -5,6 +5,10 @@ from typing import Any
 
 from memroute.errors import InvalidConfigError
 
+# Tokenizers write 1e30 for no limit at all; what is larger is no number of anything.
+MAX_NUMBER = 10**31
+_TRUE = ("true", "1", "yes")
+
 
 class ConfigReader:
     """Reads fields of one configuration.
@@ -34,7 +38,7 @@ class ConfigReader:
         value = self.raw(*names)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _is_whole(value):
             raise InvalidConfigError(names[0], value, "an integer")
         if value < 0:
             raise InvalidConfigError(names[0], value, "a non-negative integer")
@@ -57,9 +61,44 @@ class ConfigReader:
         return default if value is None else value
 
     def flag(self, *names: str, default: bool = False) -> bool:
-        """A boolean, ``default`` when absent."""
+        """A boolean, ``default`` when absent; also where it is written as a text."""
         value = self.raw(*names)
+        if isinstance(value, str):
+            return value.strip().lower() in _TRUE
         return default if value is None else bool(value)
+
+    def objects(self, name: str) -> Mapping[str, Any] | None:
+        """An object of objects; None when absent. Raises ``InvalidConfigError``."""
+        value = self.raw(name)
+        if value is None:
+            return None
+        is_one = isinstance(value, Mapping) and all(
+            one is None or isinstance(one, Mapping) for one in value.values()
+        )
+        if not is_one:
+            raise InvalidConfigError(name, value, "an object of objects")
+        return dict(value)
+
+    def indices(self, name: str) -> frozenset[int]:
+        """The layers that a list names, none where it is absent. Raises ``InvalidConfigError``."""
+        listed = self.raw(name) or []
+        if not isinstance(listed, list | tuple) or not all(isinstance(one, int) for one in listed):
+            raise InvalidConfigError(name, listed, "a list of layers")
+        return frozenset(listed)
+
+    def per_layer(self, name: str, num_layers: int) -> list[Any] | None:
+        """A list with something for each layer; None when absent or empty.
+
+        Raises ``InvalidConfigError`` for anything else.
+        """
+        listed = self.raw(name)
+        if listed is None or listed == []:
+            return None
+        if not isinstance(listed, list | tuple) or len(listed) < num_layers:
+            raise InvalidConfigError(
+                name, listed, f"a list with one for each of {num_layers} layers"
+            )
+        return list(listed[:num_layers])
 
     def layer_types(self, num_layers: int, default: Callable[[int], str]) -> list[str]:
         """The kind of each layer: ``layer_types``, or by the family's rule.
@@ -72,3 +111,8 @@ class ConfigReader:
         if not isinstance(listed, Sequence) or isinstance(listed, str) or len(listed) < num_layers:
             raise InvalidConfigError("layer_types", listed, f"a list of {num_layers} kinds")
         return [str(kind) for kind in listed[:num_layers]]
+
+
+def _is_whole(value: float) -> bool:
+    """Whether it is a whole number; JSON as Python reads it has infinities and NaN, too."""
+    return -MAX_NUMBER < value < MAX_NUMBER and value == int(value)

@@ -23,6 +23,8 @@ SCALED_ALREADY = frozenset(
     {"su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling",
      "telechat3-yarn"}
 )  # fmt: skip
+# A factor beyond it is nonsense: no published model has more than some hundred.
+MAX_FACTOR = 1e6
 # Kinds that scale nothing.
 UNSCALED = frozenset({"default", "mrope", ""})
 
@@ -70,7 +72,9 @@ def _factor(text: Mapping[str, Any]) -> tuple[float, str, float | None]:
     for one in _rope_parameters(text):
         said = str(one.get("rope_type") or one.get("type") or "")
         value = one.get("factor")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if not 0 < value < MAX_FACTOR:
             continue
         if said in SCALED_ALREADY:
             kind, given = said, float(value)

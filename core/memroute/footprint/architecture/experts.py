@@ -77,7 +77,7 @@ def gpt_oss(config: ConfigReader) -> tuple[Layer, ...]:
 def llama4(config: ConfigReader) -> tuple[Layer, ...]:
     """Llama 4: chunked attention except on every fourth layer, experts on some layers."""
     num_layers = config.positive("num_hidden_layers")
-    no_rope = config.raw("no_rope_layers")
+    no_rope = config.per_layer("no_rope_layers", num_layers)
     interval = config.positive("no_rope_layer_interval", default=4)
 
     def kind_of(index: int) -> str:
@@ -87,8 +87,8 @@ def llama4(config: ConfigReader) -> tuple[Layer, ...]:
 
     chunk = config.optional_int("attention_chunk_size")
     step = config.positive("interleave_moe_layer_step", default=1)
-    listed = config.raw("moe_layers")
-    sparse_layers = set(listed) if listed is not None else set(range(step - 1, num_layers, step))
+    usual = frozenset(range(step - 1, num_layers, step))
+    sparse_layers = usual if config.raw("moe_layers") is None else config.indices("moe_layers")
     size = config.count("intermediate_size")
     experts = _experts(config, size_names=("intermediate_size",), shared_size=size)
     dense_size = config.optional_int("intermediate_size_mlp")
@@ -156,7 +156,7 @@ def deepseek_experts(config: ConfigReader) -> tuple[FeedForward, ...] | None:
 def sparse_by_step(config: ConfigReader, num_layers: int) -> list[bool]:
     """Which layers have experts, by ``decoder_sparse_step`` and ``mlp_only_layers``."""
     step = config.positive("decoder_sparse_step", default=1)
-    dense = set(config.raw("mlp_only_layers") or ())
+    dense = config.indices("mlp_only_layers")
     has_experts = config.count("num_experts", "n_routed_experts", "num_local_experts") > 0
     return [
         has_experts and index not in dense and (index + 1) % step == 0
@@ -166,9 +166,9 @@ def sparse_by_step(config: ConfigReader, num_layers: int) -> list[bool]:
 
 def sparse_after_first(config: ConfigReader, num_layers: int) -> list[bool]:
     """Which layers have experts, by ``mlp_layer_types`` or ``first_k_dense_replace``."""
-    listed = config.raw("mlp_layer_types")
+    listed = config.per_layer("mlp_layer_types", num_layers)
     if listed is not None:
-        return [kind == "sparse" for kind in listed[:num_layers]]
+        return [kind == "sparse" for kind in listed]
     first = config.count("first_k_dense_replace")
     every = config.positive("moe_layer_freq", default=1)
     return [index >= first and index % every == 0 for index in range(num_layers)]

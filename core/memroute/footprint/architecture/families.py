@@ -19,6 +19,7 @@ from memroute.footprint.architecture.context import context_limit
 from memroute.footprint.architecture.nesting import nested_config
 from memroute.footprint.architecture.towers import read_towers
 
+TIED = "tie_word_embeddings"
 MAX_LAYERS = 4096
 # A guard against nonsense: no published model has more than a few hundred.
 
@@ -104,11 +105,8 @@ def architecture_from_config(
     num_layers = reader.optional_int("num_hidden_layers", "n_layer")
     if num_layers is not None and num_layers > MAX_LAYERS:
         raise InvalidConfigError("num_hidden_layers", num_layers, f"at most {MAX_LAYERS}")
-    tied = reader.raw("tie_word_embeddings")
-    if tied is None:
-        tied = ConfigReader(nested.part).raw("tie_word_embeddings")
-    if tied is None:
-        tied = family is not None and family.tied_by_default
+    usual = family is not None and family.tied_by_default
+    tied = reader.flag(TIED, default=ConfigReader(nested.part).flag(TIED, default=usual))
     try:
         hidden_size = reader.positive("hidden_size")
         layers = _bounding_layers(reader) if family is None else family.read_layers(reader)
@@ -128,7 +126,7 @@ def architecture_from_config(
         max_context_tokens=limit.tokens,
         context_note=limit.note,
         vocab_size=vocab_size,
-        tied_embeddings=bool(tied),
+        tied_embeddings=tied,
         num_final_norm_vectors=family.num_final_norm_vectors if family else 1,
         num_mtp_layers=reader.count("num_nextn_predict_layers", "mtp_num_hidden_layers"),
         mtp_has_tables=reader.raw("num_nextn_predict_layers") is not None,
@@ -150,7 +148,7 @@ def architecture_from_json(text: str, checkpoint_bytes: int | None = None) -> Mo
     """As ``architecture_from_config``, from JSON: the same object for the same text."""
     try:
         config = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         msg = f"not JSON ({error})"
         raise InvalidConfigError("config.json", None, "a JSON object", problem=msg) from error
     if not isinstance(config, dict):

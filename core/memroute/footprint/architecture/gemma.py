@@ -61,7 +61,7 @@ def gemma4(config: ConfigReader) -> tuple[Layer, ...]:
         has_qkv_bias=config.flag("attention_bias"),
         has_output_bias=config.flag("attention_bias"),
     )
-    overrides = config.raw("per_layer_config")
+    overrides = config.objects("per_layer_config")
     keys_are_values = config.flag("attention_k_eq_v")
     global_kv_heads = config.optional_int("num_global_key_value_heads") if keys_are_values else None
     global_ = replace(

@@ -110,7 +110,7 @@ def _nemotron_pattern(config: ConfigReader) -> list[str]:
         "full_attention": "attention",
         **{kind: kind for kind in letters.values()},
     }
-    listed = config.raw("layers_block_type")
+    listed = config.per_layer("layers_block_type", 1)
     pattern = config.raw("hybrid_override_pattern")
     try:
         if listed is not None:
@@ -154,7 +154,7 @@ def _nemotron_experts(config: ConfigReader) -> tuple[FeedForward, ...] | None:
 def minimax(config: ConfigReader) -> tuple[Layer, ...]:
     """MiniMax-Text-01 and M1: seven lightning layers, then one with softmax attention."""
     num_layers = config.positive("num_hidden_layers")
-    listed = config.raw("attn_type_list")
+    listed = config.per_layer("attn_type_list", num_layers)
 
     def kind_of(index: int) -> str:
         if listed:

@@ -25,6 +25,8 @@ _LAYERS = (
 _INTERMEDIATE = (
     "intermediate_size", "encoder_ffn_dim", "ffn_dim", "mlp_dim", "ffn_hidden_size",
 )  # fmt: skip
+# A feed-forward that is wider is nonsense: 8 times its input is the widest there is.
+MAX_RATIO = 1_000
 _GATED = ("silu", "swiglu", "swish")
 # Sizes of classes whose configurations are published without them (transformers 5.19).
 _CLASSES = {
@@ -42,7 +44,11 @@ def read_towers(
     """
     vision, others, unknown = None, [], []
     for key, value in part.items():
-        if not isinstance(value, Mapping) or not value or not _TOWER.search(key):
+        if not _TOWER.search(key):
+            continue
+        if not isinstance(value, Mapping) or not value:
+            if _is_named(key, value):
+                unknown.append(key)
             continue
         tower = _tower(value, part)
         if tower is None:
@@ -52,6 +58,12 @@ def read_towers(
         else:
             others.append(tower)
     return vision, tuple(others), tuple(unknown)
+
+
+def _is_named(key: str, value: object) -> bool:
+    """Whether a tower is there, and nobody says which: its name, or all is left to its class."""
+    is_said = isinstance(value, Mapping) or (isinstance(value, str | list) and bool(value))
+    return is_said and key.endswith(("_config", "tower"))
 
 
 def _tower(said: Mapping[str, Any], part: Mapping[str, Any]) -> VisionTower | None:
@@ -64,7 +76,7 @@ def _tower(said: Mapping[str, Any], part: Mapping[str, Any]) -> VisionTower | No
         return None
     intermediate, _ = _size(reader, said, _INTERMEDIATE)
     ratio = reader.raw("mlp_ratio")
-    if not intermediate and isinstance(ratio, int | float) and ratio > 0:
+    if not intermediate and isinstance(ratio, int | float) and 0 < ratio < MAX_RATIO:
         intermediate = int(hidden * ratio)
     return VisionTower(
         hidden_size=hidden,

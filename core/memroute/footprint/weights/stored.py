@@ -7,19 +7,21 @@ are; embedding and output head are where no rule speaks of them.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from memroute.errors import UnknownFormatError
 from memroute.footprint.architecture import ModelArchitecture
 from memroute.footprint.weights.formats import SIXTEEN_BIT, WeightFormat
 from memroute.footprint.weights.modules import Module, Split, modules_of
 from memroute.footprint.weights.names import Names, Naming, local_name
-from memroute.footprint.weights.patterns import ModuleList
+from memroute.footprint.weights.patterns import MAX_COST, TOO_MANY, ModuleList, OneExpression
 from memroute.units import ceil_div
 
 OUTPUT_HEAD = "lm_head"
-# Rules that are tried on single experts, of one checkpoint: about a second of matching.
-MAX_ASKED = 150_000
+# What asking for single experts may take, of one checkpoint, in matches of one expression: some
+# seconds.
+MAX_ASKED = 1_000_000
 
 
 class ModuleKind(StrEnum):
@@ -56,6 +58,11 @@ class Rule:
     is_exclusion: bool = False
     """Whether its words may be parts of a name: excluding too much is the safe side."""
 
+    @property
+    def cost(self) -> int:
+        """What it takes to ask for one module, in matches of one expression."""
+        return self.modules.cost if isinstance(self.modules, ModuleList | OneExpression) else 1
+
 
 class StoredFormats:
     """The formats of one checkpoint. The same answer for the same module, worked out once."""
@@ -71,11 +78,13 @@ class StoredFormats:
         """``words``: components of the model's names.
 
         ``tells_experts_apart``: whether single experts of a layer are named, which then have to be
-        asked for one by one.
+        asked for one by one. Raises ``UnknownFormatError`` for rules that take too long.
         """
-        self._rules = tuple(rules)
+        self._rules = tuple(_with_parts(rule, words) for rule in rules)
+        self._cost = sum(rule.cost for rule in self._rules)
+        if self._cost > MAX_COST:
+            raise UnknownFormatError(TOO_MANY)
         self._naming = naming or Naming()
-        self._words = words
         self._tells_experts_apart = tells_experts_apart
         self._known: dict[str, WeightFormat] = {}
         self._experts: dict[str, dict[WeightFormat, int]] = {}
@@ -133,7 +142,7 @@ class StoredFormats:
         return counted
 
     def _count_experts(self, module: Module) -> dict[WeightFormat, int]:
-        self._num_asked += module.num_copies * len(self._rules)
+        self._num_asked += module.num_copies * self._cost
         if self._num_asked > MAX_ASKED:
             # An upper bound rather than seconds of matching.
             return {self._widest(): 1}
@@ -156,16 +165,23 @@ class StoredFormats:
             return SIXTEEN_BIT
         names = self._naming.names(module, expert)
         for rule in self._rules:
-            if kind in rule.kinds and self._is_meant(rule, names):
+            if kind in rule.kinds and _is_meant(rule, names):
                 return rule.form
         return SIXTEEN_BIT
 
-    def _is_meant(self, rule: Rule, names: Names) -> bool:
-        if rule.modules is None:
-            return True
-        if isinstance(rule.modules, ModuleList):
-            return rule.modules.matches(names, words=self._words if rule.is_exclusion else None)
-        return rule.modules(names)
+
+def _with_parts(rule: Rule, words: frozenset[str]) -> Rule:
+    if rule.is_exclusion and isinstance(rule.modules, ModuleList) and words:
+        return replace(rule, modules=rule.modules.with_parts(words))
+    return rule
+
+
+def _is_meant(rule: Rule, names: Names) -> bool:
+    if rule.modules is None:
+        return True
+    if isinstance(rule.modules, ModuleList):
+        return rule.modules.matches(names)
+    return rule.modules(names)
 
 
 def uniform(form: WeightFormat, kinds: frozenset[ModuleKind] = LINEAR_ONLY) -> StoredFormats:

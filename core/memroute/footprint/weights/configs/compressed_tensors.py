@@ -14,6 +14,7 @@ from memroute.footprint.weights.configs.reading import (
     bits_of,
     exclusions,
     group_of,
+    is_false,
     mapping,
     pair,
     refuse,
@@ -125,7 +126,7 @@ def _plain(bits: int, name: str, weights: Config) -> WeightFormat:
     block = pair(weights.get("block_structure"))
     if weights.get("strategy") == "block" and block is not None:
         return replace(FP8_BLOCK, name=called, block_shape=block)
-    is_symmetric = weights.get("symmetric", True) is not False
+    is_symmetric = not is_false(weights.get("symmetric"))
     stored = _stored_bits(bits, name)
     return WeightFormat(
         name=called, bits=stored, group_size=group_of(weights.get("group_size")),

@@ -6,7 +6,6 @@ names, and expressions that are searched for. Sources: vLLM 0.32 ``gptq_utils.py
 ``auto_awq.py``, ``inc/config_parser.py``.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -21,6 +20,7 @@ from memroute.footprint.weights.configs.reading import (
     refuse,
     texts,
 )
+from memroute.footprint.weights.expressions import expression
 from memroute.footprint.weights.formats import (
     FP8_BLOCK,
     FP8_CHANNEL,
@@ -31,7 +31,7 @@ from memroute.footprint.weights.formats import (
     WeightFormat,
 )
 from memroute.footprint.weights.names import Names, local_name
-from memroute.footprint.weights.patterns import expression
+from memroute.footprint.weights.patterns import OneExpression, module_list
 from memroute.footprint.weights.stored import (
     ANY_MATRIX,
     LINEAR_AND_HEAD,
@@ -69,7 +69,7 @@ def gptq(config: Config) -> tuple[Rule, ...]:
         found = expression(said.removeprefix("-:").removeprefix("+:"))
         form = SIXTEEN_BIT if negative else _gptq_form({**config, **mapping(override)})
         kinds_here = ANY_MATRIX if negative else kinds
-        rules.append(Rule(form=form, modules=_begins_with(found), kinds=kinds_here))
+        rules.append(Rule(form=form, modules=OneExpression(found), kinds=kinds_here))
     listed = frozenset(texts(config.get("modules_in_block_to_quantize")))
     rules.append(
         Rule(form=_gptq_form(config), modules=_has_part(listed) if listed else None, kinds=kinds)
@@ -87,10 +87,6 @@ def _kinds(config: Config) -> frozenset[ModuleKind]:
     return LINEAR_AND_HEAD if config.get("lm_head") is True else LINEAR_ONLY
 
 
-def _begins_with(found: re.Pattern[str]) -> Callable[[Names], bool]:
-    return lambda names: any(found.match(name) for name in names.full)
-
-
 def _has_part(listed: frozenset[str]) -> Callable[[Names], bool]:
     return lambda names: any(part in name for part in listed for name in names.full)
 
@@ -105,11 +101,20 @@ def auto_round(config: Config) -> tuple[Rule, ...]:
         if _SPECIAL.isdisjoint(name):
             exact.setdefault(form, set()).add(local_name(name))
         else:
-            rule = Rule(form=form, modules=_is_found(expression(name)), kinds=kinds_named(name))
+            rule = Rule(
+                form=form,
+                modules=OneExpression(expression(name), is_anywhere=True),
+                kinds=kinds_named(name),
+            )
             searched.append(rule)
     for form, listed in exact.items():
         rules.append(Rule(form=form, modules=_ends_with(frozenset(listed)), kinds=ANY_MATRIX))
     rules += searched
+    # Parts of names (``self_attn``) count only where they are the wider: the safe side.
+    usual = _auto_round_form(config).bits_per_weight
+    for form, listed in exact.items():
+        if form.bits_per_weight > usual:
+            rules.append(Rule(form=form, modules=module_list(listed)))
     blocks = [
         block.strip()
         for text in texts(config.get("block_name_to_quantize"))
@@ -134,12 +139,10 @@ def _ends_with(listed: frozenset[str]) -> Callable[[Names], bool]:
     return is_listed
 
 
-def _is_found(found: re.Pattern[str]) -> Callable[[Names], bool]:
-    return lambda names: any(found.search(name) for name in names.full)
-
-
 def _is_inside(blocks: tuple[str, ...]) -> Callable[[Names], bool]:
-    return lambda names: any(name.startswith(blocks) for name in names.full)
+    # ``model.layers.1`` is not ``model.layers.10``.
+    begins = tuple(f"{block.rstrip('.')}." for block in blocks)
+    return lambda names: any(f"{name}.".startswith(begins) for name in names.full)
 
 
 def _auto_round_form(config: Config) -> WeightFormat:

@@ -18,6 +18,7 @@ from memroute.footprint.weights.configs.reading import (
     pair,
     refuse,
 )
+from memroute.footprint.weights.expressions import expression
 from memroute.footprint.weights.formats import (
     FP8_BLOCK,
     FP8_CHANNEL,
@@ -30,8 +31,7 @@ from memroute.footprint.weights.formats import (
     SIXTEEN_BIT,
     WeightFormat,
 )
-from memroute.footprint.weights.names import Names
-from memroute.footprint.weights.patterns import expression
+from memroute.footprint.weights.patterns import OneExpression
 from memroute.footprint.weights.stored import LINEAR_ONLY, Rule, kinds_named
 
 
@@ -41,16 +41,17 @@ def quark(config: Config) -> tuple[Rule, ...]:
     for pattern, said in mapping(config.get("layer_quant_config")).items():
         form = _form(mapping(said).get("weight"))
         named = str(pattern)
-        rules.append(Rule(form=form, modules=_shell(named), kinds=kinds_named(named)))
+        rules.append(
+            Rule(
+                form=form,
+                modules=OneExpression(expression(translate(named))),
+                kinds=kinds_named(named),
+            )
+        )
     by_class = mapping(config.get("layer_type_quant_config"))
     usual = by_class.get("Linear") or by_class.get("nn.Linear") or config.get("global_quant_config")
     rules.append(Rule(form=_form(mapping(usual).get("weight")), kinds=LINEAR_ONLY))
     return tuple(rules)
-
-
-def _shell(pattern: str) -> Callable[[Names], bool]:
-    found = expression(translate(pattern))
-    return lambda names: any(found.match(name) for name in names.full)
 
 
 def _form(weight: object) -> WeightFormat:

@@ -39,6 +39,11 @@ def _no_number(value: object) -> UnsupportedShapeError:
     return UnsupportedShapeError(f"quantization_config: {value!r:.80} is no number of weights")
 
 
+def is_false(value: object) -> bool:
+    """Whether a flag is off, also where it is written as a text."""
+    return value is False or str(value).lower() in ("false", "0")
+
+
 def bits_of(value: object, default: int = 16) -> int:
     """Bits of one weight. Raises ``UnsupportedShapeError``."""
     bits = whole(value, default)
@@ -65,9 +70,11 @@ def pair(value: object) -> tuple[int, int] | None:
 
 
 def texts(value: object) -> Iterator[str]:
-    """The texts of a list, and of lists in it."""
+    """The texts of a list, and of lists in it; the names of an object."""
     if isinstance(value, str):
         yield value
+    elif isinstance(value, Mapping):
+        yield from map(str, value)
     elif isinstance(value, Sequence):
         for one in value:
             yield from texts(one)
@@ -75,7 +82,8 @@ def texts(value: object) -> Iterator[str]:
 
 def exclusions(config: Config, *fields: str) -> tuple[Rule, ...]:
     """The rule of what is left at 16 bit; none where nothing is."""
-    listed = module_list(text for field in fields for text in texts(config.get(field)))
+    said = (text for field in fields for text in texts(config.get(field)))
+    listed = module_list(said, is_exclusion=True)
     if not listed:
         return ()
     return (Rule(form=SIXTEEN_BIT, modules=listed, kinds=ANY_MATRIX, is_exclusion=True),)
