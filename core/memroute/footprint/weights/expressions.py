@@ -6,17 +6,18 @@ One with many is walked by the set of positions that it can have reached, which 
 as the name has characters. Either gives the same answer.
 """
 
+import importlib
 import re
-
-# The grammar that ``re`` itself reads.
-import re._constants as sre  # type: ignore[import-not-found]
-import re._parser as parser  # type: ignore[import-not-found]
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from memroute.errors import UnknownFormatError, UnsupportedShapeError
+
+# The grammar that ``re`` itself reads: modules of its own, of which nobody has types.
+sre: Any = importlib.import_module("re._constants")
+parser: Any = importlib.import_module("re._parser")
 
 # Ways that ``re`` may try over one name: two ``.*`` in a name of 60 characters, and some choices.
 # Unit: tries. Source: chosen by hand, a tenth of a millisecond.
