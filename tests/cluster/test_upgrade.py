@@ -310,7 +310,7 @@ def test_two_releases_stand_side_by_side_and_leave_nothing_but_what_is_said(
         "engines to go", lambda: not cluster.get("pods", "-A", "-l", LABEL_DEPLOYMENT),
         timeout_seconds=90,
     )  # fmt: skip
-    books = [f"configmap/memroute-{name}" for name in ("calibrations", "fleet", "weights")]
+    books = [f"configmap/memroute-{name}" for name in ("calibrations", "fleet", "map", "weights")]
     lease = "lease.coordination.k8s.io/memroute-operator"
     definition = {
         f"customresourcedefinition.apiextensions.k8s.io/{CRD}",
