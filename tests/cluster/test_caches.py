@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from cluster_support import apply, get_deployment, pods_of, wait_ready
+from cluster_support import apply, get_deployment, pods_of, wait_ready, watched
 from fake_hub import SHARDS, held
 from memroute_kube.resources import is_condition_true
 
@@ -205,11 +205,12 @@ def test_what_a_rollout_needs_is_fetched_while_the_old_replicas_serve(cluster, n
         "the quota to count",
         lambda: cluster.get("resourcequotas", "-n", namespace)[0]["status"].get("used"),
     )
-    load("main")
-    cluster.wait_for(
-        "the quota to be told",
-        lambda: "nothing goes ahead of it" in rollout_of(cluster, namespace, "m")["message"],
-        timeout_seconds=60,
-    )
-    cluster.wait_for("the rollout", finished, timeout_seconds=120)
+    with watched(cluster, namespace, "m", ".status.rollout.message") as told:
+        load("main")
+        cluster.wait_for(
+            "the quota to be told",
+            lambda: any("nothing goes ahead of it" in one for one in told),
+            timeout_seconds=60,
+        )
+        cluster.wait_for("the rollout", finished, timeout_seconds=120)
     wait_ready(cluster, namespace, "m", timeout_seconds=60)

@@ -126,7 +126,7 @@ def test_a_field_that_no_pod_has_is_told_with_its_path(cluster, namespace):
             in (condition(cluster, namespace, "m", "Ready")["message"])
         )
 
-    cluster.wait_for(f"the second refusal after: {told}", names_the_mount, timeout_seconds=30)
+    cluster.wait_for(f"the second refusal after: {told}", names_the_mount, timeout_seconds=90)
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 import json
 
+import httpx
 import pytest
 
-from cluster_support import apply, get_deployment, pods_of, wait_ready
+from cluster_support import apply, get_deployment, pods_of, program_address, wait_ready
 
 PROGRAMS = ("operator", "router")
 
@@ -84,6 +85,10 @@ def test_every_call_is_allowed_and_nothing_is_granted_that_is_not_used(cluster, 
         lambda: program != "operator" or ("", "events", "list") in used(cluster, program)[0],
         timeout_seconds=60,
     )
+    # The operator's map is read while somebody looks at the router's.
+    address = program_address(cluster, "router")
+    looked = httpx.get(f"http://{address}:8002/map/fleet.json", trust_env=False, timeout=30)
+    assert looked.status_code == 200
     cluster.kubectl("scale", "mdep/m", "--replicas=1", "-n", namespace)
     cluster.wait_for("one pod", lambda: len(pods_of(cluster, namespace, "m")) == 1)
     calls, refused = used(cluster, program)

@@ -9,7 +9,7 @@ import threading
 from memroute_kube import PODS, KubernetesClient, watch_forever
 from memroute_kube.resources import LABEL_DEPLOYMENT, LABEL_REPLICA, is_condition_true
 from memroute_operator.replicas.replica import is_terminal, read_replica
-from memroute_simulator.emulated_cluster import EmulatedCluster
+from memroute_simulator.emulated_cluster import EmulatedCluster, find_kubectl
 from memroute_simulator.nodes.machines import MACHINES
 
 KILLED = (0, 137, 143)
@@ -181,3 +181,28 @@ class Recorder:
         for node, count in devices.items():
             if count > self._exclusive[node]:
                 self.overbooked.append((node, count))
+
+
+@contextlib.contextmanager
+def watched(cluster, namespace, name, path):
+    """Every value that a field of a ModelDeployment has, as a list that grows: polling misses some.
+
+    ``path``: as in JSONPath, such as ``.status.rollout.message``.
+    """
+    told = []
+    watching = subprocess.Popen(
+        [
+            find_kubectl(), "--kubeconfig", str(cluster.kubeconfig), "get", f"mdep/{name}",
+            "-n", namespace, "--watch", "-o", f"jsonpath={{{path}}}{{'\\n'}}",
+        ],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    reader = threading.Thread(target=lambda: told.extend(iter(watching.stdout.readline, "")))
+    reader.start()
+    try:
+        yield told
+    finally:
+        watching.terminate()
+        watching.wait()
+        reader.join()
+        watching.stdout.close()
