@@ -72,3 +72,14 @@ def test_a_plot_shows_what_each_size_buys(tmp_path):
     assert status == 0
     assert "drawn into" in text
     assert picture.stat().st_size > 1000
+
+
+def test_what_joins_the_devices_counts_for_computing_too():
+    """Two ranks over a slow link compute longer, so a fetch saves more: the named link is used."""
+
+    def cold(link):
+        asked = ("Qwen/Qwen3-32B", "-a", "L40S", "--tensor-parallel", "4", "--precision", "none")
+        _, text, _ = plan(*asked, "--host-memory", "64GiB", "--link", link, "--output", "json")
+        return json.loads(text)["plans"][0]["hostMemory"]["sizes"][0]["ttftSeconds"]
+
+    assert cold("pcie4-slow") > 1.2 * cold("pcie4-peer")

@@ -1,11 +1,11 @@
 """``memroute plan --host-memory``: what memory on the host buys for traffic that comes back."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from memroute.bandwidth import StepTime, Throughput
+from memroute.bandwidth import StepTime, Throughput, link_of
 from memroute.closeness import did_you_mean
 from memroute.errors import UnsupportedShapeError
 from memroute.hierarchy import (
@@ -136,12 +136,11 @@ def host_answers(
     except UnsupportedShapeError as error:
         msg = f"--host-memory: {error}"
         raise PlanError(msg) from error
-    ways = _ways(option, tiers[0], shared)
+    ways = _ways(question, option, tiers[0], shared)
     found = [_answer(0, None, reuse, option, rate, ways, price_per_hour)]
     for size, tier in zip(host.sizes, tiers, strict=True):
-        found.append(
-            _answer(size, tier, reuse, option, rate, _ways(option, tier, shared), price_per_hour)
-        )
+        own = replace(ways, tier=tier)
+        found.append(_answer(size, tier, reuse, option, rate, own, price_per_hour))
     return HostAnswers(
         link=link,
         question=host,
@@ -152,14 +151,16 @@ def host_answers(
     )
 
 
-def _ways(option: Option, tier: KVTier, link: HostLink) -> FetchOrCompute:
-    shape = option.shape
+def _ways(question: Question, option: Option, tier: KVTier, link: HostLink) -> FetchOrCompute:
+    """Priced as the option is: what joins its devices counts here too."""
+    shape, accelerator = option.shape, option.accelerator
     return FetchOrCompute(
         tier=tier,
         link=link,
         step_time=StepTime.of(
-            shape.architecture, option.accelerator, quantization=shape.quantization,
+            shape.architecture, accelerator, quantization=shape.quantization,
             kv_cache_dtype=shape.kv_cache_dtype, parallelism=shape.parallelism,
+            link=link_of(question.links.get(accelerator.name), accelerator),
         ),
         max_num_batched_tokens=shape.max_num_batched_tokens,
     )  # fmt: skip
