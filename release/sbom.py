@@ -93,7 +93,7 @@ def document(program: str, packages: list[Pinned], version: str, epoch: int) -> 
         made[package.name].external_references.add(
             ExternalReference(
                 type=ExternalReferenceType.DISTRIBUTION,
-                url=XsUri(f"https://pypi.org/project/{package.name}/{package.version}/#files"),
+                url=XsUri(str(made[package.name].purl)),
                 hashes=[HashType.from_hashlib_alg("sha256", each) for each in package.sha256],
             )
         )
