@@ -236,13 +236,18 @@ class StepTime:
             )
         )
 
-    def prefill_seconds(self, num_tokens: int, max_num_batched_tokens: int) -> float:
-        """Seconds to read one prompt on an idle engine, in chunks of a step's budget."""
+    def prefill_seconds(
+        self, num_tokens: int, max_num_batched_tokens: int, *, cached_tokens: int = 0
+    ) -> float:
+        """Seconds to read one prompt on an idle engine, in chunks of a step's budget.
+
+        ``cached_tokens``: before them, in the cache already.
+        """
         seconds, done = 0.0, 0
         while done < num_tokens:
             chunk = min(max_num_batched_tokens, num_tokens - done)
             last = int(done + chunk == num_tokens)
-            batch = StepBatch(prefills=((chunk, done),), num_prefill_outputs=last)
+            batch = StepBatch(prefills=((chunk, cached_tokens + done),), num_prefill_outputs=last)
             seconds += self.step_seconds(batch)
             done += chunk
         return seconds

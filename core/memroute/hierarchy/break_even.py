@@ -12,7 +12,7 @@ whole. SGLang overlaps; there the law is an upper bound of a fetch.
 
 from dataclasses import dataclass
 
-from memroute.bandwidth import StepBatch, StepTime
+from memroute.bandwidth import StepTime
 from memroute.hierarchy.kv_tier import KVTier
 from memroute.hierarchy.links import HostLink
 
@@ -41,7 +41,9 @@ class FetchOrCompute:
         fetched = on_host - on_host % self.tier.chunk_tokens
         # The last token is always computed: its output is the first of the answer.
         cached = min(on_device + fetched, prompt_tokens - 1)
-        seconds = self._prefill_seconds(prompt_tokens - cached, cached)
+        seconds = self.step_time.prefill_seconds(
+            prompt_tokens - cached, self.max_num_batched_tokens, cached_tokens=cached
+        )
         if fetched:
             seconds += WAIT_SECONDS + self.tier.load_seconds(fetched, self.link)
         return seconds
@@ -75,13 +77,3 @@ class FetchOrCompute:
             else:
                 low = middle + 1
         return low * chunk
-
-    def _prefill_seconds(self, new_tokens: int, cached_tokens: int) -> float:
-        seconds, done = 0.0, 0
-        while done < new_tokens:
-            chunk = min(self.max_num_batched_tokens, new_tokens - done)
-            last = int(done + chunk == new_tokens)
-            batch = StepBatch(prefills=((chunk, cached_tokens + done),), num_prefill_outputs=last)
-            seconds += self.step_time.step_seconds(batch)
-            done += chunk
-        return seconds

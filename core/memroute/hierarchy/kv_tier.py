@@ -104,9 +104,9 @@ def _is_stored_once(shape: ReplicaShape) -> bool:
 
 
 def _capacity_tokens(layout: KVCacheLayout, num_blocks: int, shape: ReplicaShape) -> int:
-    """No block is the null block here."""
-    blocks = layout.blocks_for(shape.max_context_tokens)
-    return num_blocks * shape.max_context_tokens // blocks if blocks else 0
+    """Of a pool on the device with as many blocks beside its null block: here is none."""
+    pool = (num_blocks + layout.num_null_blocks) * layout.bytes_per_block
+    return layout.capacity_tokens(pool, shape.max_context_tokens)
 
 
 def _page_bytes(layout: KVCacheLayout) -> int:
