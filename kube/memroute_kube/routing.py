@@ -35,6 +35,7 @@ from memroute_kube.shapes import (
     shown,
     tokens,
 )
+from memroute_kube.sleeping import SleepState, sleep_state_of, wake_seconds_of
 
 # As the schema has it: of spec.adapters.
 MAX_ADAPTERS = 256
@@ -74,6 +75,11 @@ class NamedReplica:
     """The longest request that its engine takes; None: unknown."""
     adapters: tuple[str, ...] | None = None
     """The LoRA adapters that it has loaded, sorted; None: nobody knows."""
+    sleep: SleepState | None = None
+    """None while it is awake."""
+    wake_seconds: int | None = None
+    """How long it takes from being told to wake until it serves, as predicted; None: unknown, or
+    it does not sleep."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +106,8 @@ class RoutingStatus:
                     "kvCapacityTokens": one.kv_capacity_tokens,
                     "maxContextTokens": one.max_context_tokens,
                     "adapters": None if one.adapters is None else list(one.adapters),
+                    "sleep": None if one.sleep is None else one.sleep.value,
+                    "wakeSeconds": one.wake_seconds,
                 }
             )
             groups.setdefault(str(started), started | {"pods": {}})["pods"][one.pod] = one.uid
@@ -165,6 +173,7 @@ def _replicas(group: Mapping[str, Any]) -> Iterator[NamedReplica]:
         return
     capacity, longest = tokens(group.get("kvCapacityTokens")), tokens(group.get("maxContextTokens"))
     adapters = _adapters(group.get("adapters"))
+    sleep, wake = sleep_state_of(group.get("sleep")), wake_seconds_of(group.get("wakeSeconds"))
     for pod, uid in mapping(group.get("pods")).items():
         if is_object_name(pod) and is_object_name(uid):
             yield NamedReplica(
@@ -174,6 +183,8 @@ def _replicas(group: Mapping[str, Any]) -> Iterator[NamedReplica]:
                 kv_capacity_tokens=capacity,
                 max_context_tokens=longest,
                 adapters=adapters,
+                sleep=sleep,
+                wake_seconds=wake,
             )
 
 
