@@ -167,6 +167,7 @@ def _look(
         "draining": replica.draining_since,
         "unschedulable": None if replica.unschedulable_since is None else True,
         "terminating": True if replica.is_terminating else None,
+        "sleep": _sleep_token(replica),
         "starting": True if _is_started(replica) and not replica.is_ready else None,
     }
     first: dict[str, tuple[object, float]] = {}
@@ -183,6 +184,12 @@ def _look(
             first[fact] = (token, now_seconds)
     ages = {f"{fact}_seconds": now_seconds - at for fact, (_, at) in first.items()}
     return Seen(**ages), first
+
+
+def _sleep_token(replica: Replica) -> object:
+    """The state that its sleep is in: whatever was written anew is another beginning."""
+    mark = replica.sleep_mark
+    return None if mark is None else (mark.state, mark.since, mark.restarts == replica.num_restarts)
 
 
 def _is_started(replica: Replica) -> bool:

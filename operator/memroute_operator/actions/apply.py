@@ -3,7 +3,7 @@
 import logging
 from datetime import UTC, datetime
 
-from memroute.placement import Placed, PlacementMode, Reservation
+from memroute.placement import Placed, PlacementMode, Reservation, SleepHold
 from memroute_kube import PODS, ApiError, KubeObject, KubernetesClient
 from memroute_kube.client import CONFLICT, JSON_PATCH, NOT_FOUND, UNPROCESSABLE
 from memroute_kube.errors import BAD_REQUEST, FORBIDDEN
@@ -79,6 +79,8 @@ def promised(action: Create) -> Reservation:
         exclusive_bytes=0 if shared else placed.bytes_per_device,
         resource=placed.resource,
         occupancy_ratio=placed.occupancy_ratio,
+        sleep=None if placed.rest_bytes is None else SleepHold(rest_bytes=placed.rest_bytes),
+        host_bytes=placed.host_bytes,
     )
 
 
