@@ -68,6 +68,10 @@ class Solver:
             self._search.settle(replica, decision)
         return decision
 
+    def look(self, replica: WantedReplica) -> Decision:
+        """Where the replica would go now: nothing is booked."""
+        return self._search.decide(replica)
+
     def place_all(self, wanted: Sequence[WantedReplica]) -> tuple[Decision, ...]:
         """Where the replicas go, in the order given; from now on their room is taken.
 

@@ -106,6 +106,8 @@ class Seen:
     terminating_seconds: float | None = None
     sleep_seconds: float | None = None
     """In the state of its sleep that it is in; None for one that has never slept."""
+    resting_seconds: float | None = None
+    """Since it began to fall asleep; None while it is awake, or wakes."""
     starting_seconds: float | None = None
     """On its node, and not ready yet: what a deadline is about. Restarts do not begin anew."""
 
