@@ -115,7 +115,9 @@ class PlanMemory:
 
     def _remember_ended(self, replicas: list[Replica], now_seconds: float) -> None:
         holding: dict[str, Mapping[str, int]] = {
-            r.uid: r.device_bytes for r in replicas if r.device_bytes and not r.is_terminal
+            r.uid: {uuid: r.present_bytes(uuid) for uuid in r.device_bytes}
+            for r in replicas
+            if r.device_bytes and not r.is_terminal
         }
         for uid, held in self._holding.items():
             if uid not in holding:

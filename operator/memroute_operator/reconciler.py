@@ -159,6 +159,7 @@ class Reconciler:
         self._statuses = Statuses(
             hub_models=self.hub_models,
             adapters=self.adapters,
+            sleep=self.sleep,
             writer=StatusWriter(client, store, self._events, clock),
             lanes=self._lanes,
             hands=self._hands,
@@ -435,14 +436,13 @@ class Reconciler:
         if step.has_timers or (loss.kept and not loss.is_braked):
             return TIMER_SECONDS
         now = self._clock()
-        dues = (
+        dues = [
+            None if step.due_seconds is None else now + step.due_seconds,
             self._hands.next_due_seconds(),
             self._failed_pods.next_due_seconds(now),
             self._planner.next_due_seconds(now),
             self._statuses.next_due_seconds(now),
             self._budgets.next_due_seconds(now),
-        )
-        if step.due_seconds is not None:
-            dues = (*dues, now + step.due_seconds)
+        ]
         first = min((due for due in dues if due is not None), default=now + IDLE_SECONDS)
         return min(IDLE_SECONDS, max(TIMER_SECONDS / 10, first - now))

@@ -89,6 +89,8 @@ class Sleeps:
             return
         for model in self._models.values():
             for replica in model.replicas:
+                if (why := self._context.sleep_refusals.get(replica.uid)) is not None:
+                    self._trouble(model, f"{replica.pod_name} is kept awake: {why}")
                 if replica.sleep_mark is not None and replica.may_sleep:
                     self._settle(model, replica)
         self._keep_for_newcomers()

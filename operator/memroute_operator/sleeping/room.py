@@ -102,10 +102,10 @@ def find_room(
         return Room(is_there=True)
     waits = shortage.told
     coming = []
-    for one in falling:
-        if one.sleep_state is SleepState.FALLING_ASLEEP and _is_on(one, shortage):
-            shortage.less(one)
-            coming.append(one.deployment)
+    for other in falling:
+        if other.sleep_state is SleepState.FALLING_ASLEEP and _is_on(other, shortage):
+            shortage.less(other)
+            coming.append(other.deployment)
     chosen: list[Model] = []
     for one in sorted(candidates, key=lambda one: (-one.idle_seconds, one.model.key)):
         if shortage.is_over:
