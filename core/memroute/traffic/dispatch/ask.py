@@ -11,6 +11,8 @@ from memroute.traffic.request import RequestProfile
 ROOM: Final = ""
 # What a request waits for that no usable replica could hold: another replica.
 REPLICA: Final = "replica"
+# What a request waits for where all replicas that could hold it sleep: that one of them wakes.
+WAKE: Final = "wake"
 
 
 class Ticket(Protocol):
@@ -50,7 +52,7 @@ class Ask(Generic[T]):
         self.lane = ""
         """Requests with equal lanes may go to the same replicas."""
         self.waits_for = ROOM
-        """``ROOM``, ``REPLICA``, or the slot of a LoRA adapter."""
+        """``ROOM``, ``REPLICA``, ``WAKE``, or the slot of a LoRA adapter."""
         self.wanted: Backend | None = None
         """The replica that was cheapest at the last look; None: any replica that opens will do."""
         self.closed: ClosedReason | None = None
