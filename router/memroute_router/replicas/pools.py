@@ -140,6 +140,8 @@ class CommonSettings:
     """Replicas that one request may be sent to."""
 
 
+_NEARLY_AWAKE: Final = (SleepPhase.ASLEEP, SleepPhase.FALLING_ASLEEP, SleepPhase.WAKING)
+"""The phases of replicas that sleep, that which serves soonest last."""
 _Claim = tuple[str, str, str, str]
 """Of a pool on an adapter's name: creation, namespace and name of its ModelDeployment, model."""
 
@@ -241,6 +243,14 @@ class Pool(RequestPool[Replica]):
         )
         if info.sleep is None:
             replica.awake_since_seconds = now
+
+    @property
+    def sleep(self) -> SleepPhase | None:
+        """What the model does that sleeps: no replica is awake; None: one is, or none sleeps."""
+        phases = [one.info.sleep for one in self.replicas.values() if one.info.sleep is not None]
+        if not phases or any(one.info.is_routable for one in self.replicas.values()):
+            return None
+        return max(phases, key=_NEARLY_AWAKE.index)
 
     @property
     def tokenizer_folder(self) -> str | None:
