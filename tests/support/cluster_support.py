@@ -180,9 +180,10 @@ class Recorder:
             replica = read_replica(pod)
             if replica is None or is_terminal(pod):
                 continue
-            for uuid, size in replica.device_bytes.items():
+            for uuid in replica.device_bytes:
                 total, _ = promised.get(uuid, (0, ""))
-                promised[uuid] = (total + size, replica.node)
+                # One that sleeps has lent the rest: the driver would tell if it had not.
+                promised[uuid] = (total + replica.present_bytes(uuid), replica.node)
             if not replica.device_bytes:
                 devices[replica.node] = devices.get(replica.node, 0) + replica.num_devices
         for uuid, (total, node) in promised.items():
