@@ -19,6 +19,7 @@ from cluster_support import (
     wait_ready,
 )
 from memroute_operator.sleeping.mark import ANNOTATION_SLEEP, MarkedState, read_mark
+from mortal_operator import mortal_operators
 
 MODEL = "Qwen/Qwen3-4B"
 NAMES = ("a", "b", "c")
@@ -116,3 +117,42 @@ def test_models_that_do_not_fit_together_sleep_and_wake_and_lose_no_request(
     assert {pod["metadata"]["uid"] for pod in pods_of(cluster, namespace)} == uids
     events = cluster.kubectl("get", "events", "-n", namespace, "-o", "jsonpath={.items[*].reason}")
     assert {"FellAsleep", "Woken"} <= set(str(events).split())
+
+
+def test_an_operator_killed_in_the_middle_of_a_wake_or_a_sleep_converges(
+    cluster, namespace, router_url, fleet
+):
+    """SIGKILL each time that an engine is seen on the way: the next operator goes on from there."""
+    names = NAMES[:2]
+    with mortal_operators(cluster) as start, Recorder(cluster, fleet) as recorder:
+        operator = start()
+        for name in names:
+            deploy(cluster, namespace, name, afterSeconds=3600)
+        for name in names:
+            wait_ready(cluster, namespace, name, timeout_seconds=120)
+        killed = []
+        with concurrent.futures.ThreadPoolExecutor(max_workers=2) as clients:
+            for name in (*names, *names):
+                asked = clients.submit(ask, router_url, f"{namespace}-{name}")
+                for state in (MarkedState.FALLING_ASLEEP, MarkedState.WAKING):
+                    while not asked.done():
+                        if state in marks(cluster, namespace).values():
+                            operator.kill()
+                            operator.wait()
+                            killed.append(state)
+                            operator = start()
+                            break
+                        time.sleep(0.05)
+                asked.result()
+        assert {MarkedState.FALLING_ASLEEP, MarkedState.WAKING} <= set(killed)
+
+        def is_settled():
+            return set(marks(cluster, namespace).values()) == {
+                MarkedState.ASLEEP,
+                MarkedState.AWAKE,
+            }
+
+        cluster.wait_for("one to be awake and one asleep", is_settled, timeout_seconds=60)
+    assert not recorder.overbooked
+    assert not recorder.failed_engines
+    assert not recorder.out_of_memory

@@ -7,7 +7,7 @@ made, its marks are written, and engines do what is written on their pods.
 import copy
 import random
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from memroute.placement import Inventory
@@ -18,12 +18,12 @@ from memroute_operator.memory import PlanMemory
 from memroute_operator.plan import MarkSleep, plan_step
 from memroute_operator.readings.demand import DemandLog
 from memroute_operator.replicas.replica import read_replica
-from memroute_operator.sleeping.mark import ANNOTATION_SLEEP, mark_now
+from memroute_operator.sleeping.mark import ANNOTATION_SLEEP, MarkedState, mark_now
 from memroute_operator.sleeping.sight import EngineSight
 from planned_objects import GPU, NOW, SHARED, context, deployment, pod_of
 
 ROUTER = "memroute-system/router-0"
-# The concurrency of Qwen3-8B → GiB: 4 has 20.5, 12 has 29.5, 30 has 49.8, 38 has 58.8.
+# The concurrency of Qwen3-8B → GiB: 4 has 23.6, 12 has 32.6, 30 has 52.8, 38 has 61.8.
 AFTER_SECONDS = 60
 # Engines fall asleep and wake within so many steps.
 SLEEP_STEPS, WAKE_STEPS = 2, 3
@@ -60,7 +60,7 @@ class World:
     now: float = 1_000.0
 
     def __post_init__(self):
-        self.pods, self.engines = {}, {}
+        self.pods, self.engines, self.replicas_read = {}, {}, {}
         self.memory, self.log = PlanMemory(), DemandLog()
         self.arrivals = Counter()
         self.held = {of.key: [] for of in self.models}
@@ -82,8 +82,6 @@ class World:
         self.pods[of.key] = pod
         self.engines[of.key] = Engine(size=size, rest=rest_bytes(of.footprint), is_asleep=asleep)
         if asleep:
-            from memroute_operator.sleeping.mark import MarkedState
-
             self.write(of.key, MarkedState.ASLEEP)
 
     def write(self, key, state, room_for=None):
@@ -100,13 +98,21 @@ class World:
         self.arrivals[key] += 1
         self.held[key].append(self.now)
 
+    def read(self, key):
+        """The replica of a model, read once for each version of its pod."""
+        pod = self.pods[key]
+        known = self.replicas_read.get(key)
+        if known is None or known[0] is not pod:
+            known = self.replicas_read[key] = pod, read_replica(pod)
+        return known[1]
+
     def replicas(self):
-        found = [read_replica(pod) for pod in self.pods.values()]
+        found = [self.read(key) for key in self.pods]
         at = NOW + timedelta(seconds=self.now)
         return self.memory.stamp(found, now_seconds=self.now, now=at)
 
     def state(self, key):
-        return read_replica(self.pods[key]).sleep_state
+        return self.read(key).sleep_state
 
     def serve(self):
         """Routers send what they hold to who is awake; what has been answered is gone."""
@@ -182,12 +188,9 @@ class World:
     def check(self):
         """No byte of the device is there twice, by engines' truth and by what is written."""
         assert sum(one.bytes for one in self.engines.values()) <= GPU.usable_bytes
-        counted = sum(r.present_bytes(GPU.uuid) for r in self.replicas())
+        counted = sum(self.read(key).present_bytes(GPU.uuid) for key in self.pods)
         assert sum(one.bytes for one in self.engines.values()) <= counted <= GPU.usable_bytes
 
 
 def awake(world):
     return sorted(key for key in world.pods if world.state(key) is None)
-
-
-__all__ = ["AFTER_SECONDS", "World", "awake", "replace", "sleeper"]

@@ -3,11 +3,12 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memroute_kube.sleeping import SleepState
 from memroute_operator.sleeping.models import MIN_AWAKE_SECONDS
+from sizes import tries
 from sleeping_world import AFTER_SECONDS, World, awake, sleeper
 
 A, B, C = "default/a", "default/b", "default/c"
@@ -45,7 +46,7 @@ def test_an_idle_model_falls_asleep_and_a_request_wakes_it():
 
 
 def test_one_that_waits_gets_the_room_of_one_that_is_idle():
-    """49.8 GiB each, of 79.2: b wakes once a sleeps."""
+    """52.9 GiB each, of 79.2: b wakes once a sleeps."""
     it = world(30, 30)
     it.run(3)
     it.ask(B)
@@ -56,6 +57,7 @@ def test_one_that_waits_gets_the_room_of_one_that_is_idle():
 
 
 def test_one_that_is_busy_keeps_its_room_and_the_status_says_for_whom_another_waits():
+    """Twice 52.9 GiB are 26.5 more than there are."""
     it = world(30, 30)
     it.ask(A)
     it.in_flight[A].append(it.now + 300)
@@ -63,7 +65,7 @@ def test_one_that_is_busy_keeps_its_room_and_the_status_says_for_whom_another_wa
     it.run(200)
     assert awake(it) == [A]
     assert it.step_.outcomes[B].sleep_waits == (
-        "waits for 19.2 GiB on a/GPU-a-0: default/a is busy there"
+        "waits for 26.5 GiB on a/GPU-a-0: default/a is busy there"
     )
     it.run(100 + SWITCH_STEPS)
     assert not it.held[B]
@@ -134,10 +136,11 @@ EVENTS = st.lists(
     st.tuples(
         st.sampled_from([A, B, C, "restart", "silence", "answer"]), st.integers(1, 40)
     ),
-    min_size=1, max_size=30,
+    min_size=1, max_size=12,
 )  # fmt: skip
 
 
+@settings(max_examples=tries(12))
 @given(events=EVENTS, concurrencies=st.tuples(*[st.sampled_from([4, 12, 30, 38])] * 3),
        seed=st.integers(0, 5))  # fmt: skip
 def test_whatever_is_asked_everybody_is_served_once_the_others_are_idle(
