@@ -75,6 +75,7 @@ def marks(cluster, namespace):
     return found
 
 
+@pytest.mark.timeout(560)
 def test_models_that_do_not_fit_together_sleep_and_wake_and_lose_no_request(
     cluster, namespace, router_url, fleet
 ):
@@ -119,6 +120,7 @@ def test_models_that_do_not_fit_together_sleep_and_wake_and_lose_no_request(
     assert {"FellAsleep", "Woken"} <= set(str(events).split())
 
 
+@pytest.mark.timeout(560)
 def test_an_operator_killed_in_the_middle_of_a_wake_or_a_sleep_converges(
     cluster, namespace, router_url, fleet
 ):
@@ -132,7 +134,7 @@ def test_an_operator_killed_in_the_middle_of_a_wake_or_a_sleep_converges(
             wait_ready(cluster, namespace, name, timeout_seconds=120)
         killed = []
         with concurrent.futures.ThreadPoolExecutor(max_workers=2) as clients:
-            for name in (*names, *names):
+            for name in names:
                 asked = clients.submit(ask, router_url, f"{namespace}-{name}")
                 for state in (MarkedState.FALLING_ASLEEP, MarkedState.WAKING):
                     while not asked.done():

@@ -109,7 +109,7 @@ class RouterMetrics:
         self.log.keep(pages)
         self.take(list(pages.values()), asked_at_seconds=started_at)
         self.demand.look(
-            {name: _arrivals(page) for name, page in pages.items() if page is not None},
+            {name: arrivals_of(page) for name, page in pages.items() if page is not None},
             waiting=self.waiting,
             in_flight=self.in_flight,
             is_known=self.is_known,
@@ -163,7 +163,7 @@ class RouterMetrics:
             }
 
 
-def _arrivals(page: str) -> dict[str, int] | None:
+def arrivals_of(page: str) -> dict[str, int] | None:
     """What a router has counted, by ModelDeployment; None for one that does not count.
 
     A router of before has no such counter. One that has just started has its name without a sample.
