@@ -283,7 +283,7 @@ class WaitingRoom(Generic[T]):
         if possible is not None:
             line.remove(ask)
             if ask.waits_for == WAKE:
-                ask.was_woken_for = True
+                ask.waited_for_wake = True
                 # What is due counts from when it can be served: else all of them would be late.
                 ask.deadline_seconds = held.deadline_seconds = self._selection.deadline(
                     ask.profile, now_seconds=now_seconds
