@@ -219,7 +219,11 @@ class Node:
         self.gpu = self.table.devices[0]
         self.host = HostMemory(host_gib * GIB)
         self.killed = []
-        self.driver = Driver(self.table, host=self.host, kill=self.killed.append)
+        self.driver = Driver(self.table, host=self.host, on_held=self.on_held)
+
+    def on_held(self, victim):
+        if victim is not None:
+            self.killed.append(victim)
 
     @contextlib.asynccontextmanager
     async def client(self, owner="pod/engine", budget=None):
@@ -356,6 +360,7 @@ def test_a_node_without_memory_kills_the_process_that_has_most_beyond_its_reques
     victim = host.hold("c", 11 * GIB, MemoryBudget(request_bytes=11 * GIB))
     assert victim == "b"
     assert host.peak_bytes == 100 * GIB
+    assert host.record()["beyondRequest"] == ["b"]
     host.release("b")
     assert host.used_bytes == 61 * GIB
 
