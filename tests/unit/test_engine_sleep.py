@@ -24,11 +24,13 @@ from memroute.units import GIB
 from memroute_simulator.engine.memory import EngineMemory
 from memroute_simulator.engine.spec import EngineSpec
 from memroute_simulator.engine.startup import DriverClient, EngineStartError
+from memroute_simulator.nodes.agent import NodeAgent
 from memroute_simulator.nodes.container import ContainerProcess
 from memroute_simulator.nodes.devices import DeviceTable
-from memroute_simulator.nodes.host_memory import HostMemory, MemoryBudget
+from memroute_simulator.nodes.host_memory import HostMemory, MemoryBudget, host_record
 from memroute_simulator.nodes.kubelet_server import Driver
 from memroute_simulator.nodes.machines import H100
+from memroute_simulator.nodes.spec import NodeSpec
 from ports import free_port
 
 SLEEPY = "--enable-sleep-mode"
@@ -448,3 +450,35 @@ async def test_an_engine_of_a_node_sleeps_beside_another_and_dies_when_it_cannot
             await process.wait()
             node.driver.close("pod/engine")
         assert node.host.used_bytes == 0
+
+
+async def test_a_node_kills_whom_its_memory_does_not_hold_and_records_it(tmp_path):
+    """A workstation of 256 GiB. The record is what tests of whole clusters read."""
+
+    killed = []
+
+    class Worker:
+        def kill_out_of_memory(self, container):
+            killed.append(container)
+
+    agent = NodeAgent(
+        client=None, session=None, network=7, ordinal=0, cluster_id="c", cluster_environment={},
+        spec=NodeSpec.parse({"name": "n", "machine": "mixed"}), directory=tmp_path, tls=None,
+        cluster_endpoint={},
+    )  # fmt: skip
+    agent._workers["uid"] = Worker()
+    budget = MemoryBudget(request_bytes=30 * GIB, limit_bytes=40 * GIB)
+    path = agent.open_driver("uid/engine", [], budget)
+    async with (
+        TestServer(agent._driver.application()) as server,
+        aiohttp.ClientSession() as session,
+    ):
+        driver = DriverClient(str(server.make_url(path)), session)
+        await driver.hold_host(35 * GIB)
+        assert killed == []
+        record = json.loads(host_record(tmp_path, "n").read_text())
+        assert (record["totalBytes"], record["peakBytes"]) == (256 * GIB, 35 * GIB)
+        assert record["beyondRequest"] == ["uid/engine"], "nobody has kept so much for it"
+        await driver.hold_host(41 * GIB)
+        assert killed == ["engine"]
+        assert json.loads(host_record(tmp_path, "n").read_text())["numKilled"] == 1
