@@ -99,7 +99,10 @@ def program_address(cluster, component):
 
 
 class Recorder:
-    """Watches all replica pods, and checks after every event that nothing is promised twice."""
+    """Watches all replica pods, and checks after every event that nothing is promised twice.
+
+    Devices by their bytes, and each node's memory by what all pods on it ask for.
+    """
 
     def __init__(self, cluster, fleet):
         self._cluster = cluster
@@ -155,6 +158,13 @@ class Recorder:
                     self._look_for_failures(event.key, event.object)
                 self._check(pods.values())
                 self._check_hosts(pods.values())
+
+    def host_records(self):
+        """Node → what engines have pinned of its memory (``HostMemory.record``)."""
+        return {
+            path.stem: json.loads(path.read_text())
+            for path in (self._cluster.directory / "host-memory").glob("*.json")
+        }
 
     def _look_for_failures(self, key, pod):
         for status in pod.get("status", {}).get("containerStatuses") or ():

@@ -4,6 +4,9 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
+import signal
+import sys
 
 import aiohttp
 import msgpack
@@ -21,10 +24,13 @@ from memroute.units import GIB
 from memroute_simulator.engine.memory import EngineMemory
 from memroute_simulator.engine.spec import EngineSpec
 from memroute_simulator.engine.startup import DriverClient, EngineStartError
+from memroute_simulator.nodes.agent import NodeAgent
+from memroute_simulator.nodes.container import ContainerProcess
 from memroute_simulator.nodes.devices import DeviceTable
-from memroute_simulator.nodes.host_memory import HostMemory, MemoryBudget
+from memroute_simulator.nodes.host_memory import HostMemory, MemoryBudget, host_record
 from memroute_simulator.nodes.kubelet_server import Driver
 from memroute_simulator.nodes.machines import H100
+from memroute_simulator.nodes.spec import NodeSpec
 from ports import free_port
 
 SLEEPY = "--enable-sleep-mode"
@@ -219,7 +225,11 @@ class Node:
         self.gpu = self.table.devices[0]
         self.host = HostMemory(host_gib * GIB)
         self.killed = []
-        self.driver = Driver(self.table, host=self.host, kill=self.killed.append)
+        self.driver = Driver(self.table, host=self.host, on_held=self.on_held)
+
+    def on_held(self, victim):
+        if victim is not None:
+            self.killed.append(victim)
 
     @contextlib.asynccontextmanager
     async def client(self, owner="pod/engine", budget=None):
@@ -356,6 +366,7 @@ def test_a_node_without_memory_kills_the_process_that_has_most_beyond_its_reques
     victim = host.hold("c", 11 * GIB, MemoryBudget(request_bytes=11 * GIB))
     assert victim == "b"
     assert host.peak_bytes == 100 * GIB
+    assert host.record()["beyondRequest"] == ["b"]
     host.release("b")
     assert host.used_bytes == 61 * GIB
 
@@ -374,3 +385,100 @@ def test_who_asked_for_nothing_goes_first(budget, is_killed):
     host.hold("large", 75 * GIB, MemoryBudget(request_bytes=75 * GIB))
     victim = host.hold("small", 26 * GIB, budget)
     assert (victim == "small") is is_killed
+
+
+async def test_the_container_that_the_kernel_kills_says_so(tmp_path):
+    """As kubelet tells it: 137, OOMKilled."""
+    process = await ContainerProcess.start(["sleep", "60"], dict(os.environ), tmp_path / "0.log")
+    process.kill_out_of_memory()
+    code = await process.wait()
+    ended = process.terminated_state(code)["terminated"]
+    assert (ended["exitCode"], ended["reason"]) == (137, "OOMKilled")
+
+
+def test_no_more_is_freed_than_is_held():
+    node = Node()
+    node.table.allocate("a", node.gpu.uuid, GIB)
+    with pytest.raises(LookupError):
+        node.table.free("a", node.gpu.uuid, GIB + 1)
+    node.table.free("a", node.gpu.uuid, GIB)
+    assert node.gpu.free_bytes == node.gpu.usable_bytes
+
+
+async def test_an_engine_of_a_node_sleeps_beside_another_and_dies_when_it_cannot_wake(tmp_path):
+    """The process itself, as the node starts it: what its start took leaves, comes back, or not."""
+    node, port = Node(), free_port()
+    flags = ["--model", "Qwen/Qwen3-0.6B", "--port", str(port), "--max-model-len", "8192"]
+    flags += ["--gpu-memory-utilization", "0.5", "--simulator-time-scale", "0.001", SLEEPY]
+    path = node.driver.open("pod/engine", [node.gpu], MemoryBudget())
+    async with TestServer(node.driver.application()) as driver, aiohttp.ClientSession() as client:
+        url = str(driver.make_url(path))
+        environment = os.environ | {"MEMROUTE_DRIVER_URL": url, "VLLM_SERVER_DEV_MODE": "1"}
+        log = tmp_path / "0.log"
+        command = [sys.executable, "-m", "memroute_simulator", "engine", *flags]
+        process = await ContainerProcess.start(command, environment, log)
+        try:
+            engine_url = f"http://127.0.0.1:{port}"
+            async with asyncio.timeout(60):
+                while True:
+                    with contextlib.suppress(aiohttp.ClientError):
+                        async with client.get(f"{engine_url}/health") as response:
+                            if response.status == 200:
+                                break
+                    await asyncio.sleep(0.1)
+            awake = node.gpu.used_bytes
+            assert awake > 30 * GIB
+            assert node.host.used_bytes == 0
+            for _ in range(2):
+                async with client.post(f"{engine_url}/sleep?level=1&mode=wait") as response:
+                    assert response.status == 200
+                assert node.gpu.used_bytes == DEVICE_REST_BYTES
+                assert node.host.used_bytes > 1.5e9, "0.75 B parameters of two bytes, and a runtime"
+                async with client.post(f"{engine_url}/wake_up") as response:
+                    assert response.status == 200
+                assert node.gpu.used_bytes == awake
+            async with client.post(f"{engine_url}/sleep") as response:
+                assert response.status == 200
+            node.table.allocate("somebody", node.gpu.uuid, 50 * GIB)
+            async with client.post(f"{engine_url}/wake_up") as response:
+                assert response.status == 500
+            async with asyncio.timeout(30):
+                assert await process.wait() == 1
+            assert "CUDA out of memory. Tried to allocate" in log.read_text()
+        finally:
+            process.send_signal(signal.SIGKILL)
+            await process.wait()
+            node.driver.close("pod/engine")
+        assert node.host.used_bytes == 0
+
+
+async def test_a_node_kills_whom_its_memory_does_not_hold_and_records_it(tmp_path):
+    """A workstation of 256 GiB. The record is what tests of whole clusters read."""
+
+    killed = []
+
+    class Worker:
+        def kill_out_of_memory(self, container):
+            killed.append(container)
+
+    agent = NodeAgent(
+        client=None, session=None, network=7, ordinal=0, cluster_id="c", cluster_environment={},
+        spec=NodeSpec.parse({"name": "n", "machine": "mixed"}), directory=tmp_path, tls=None,
+        cluster_endpoint={},
+    )  # fmt: skip
+    agent._workers["uid"] = Worker()
+    budget = MemoryBudget(request_bytes=30 * GIB, limit_bytes=40 * GIB)
+    path = agent.open_driver("uid/engine", [], budget)
+    async with (
+        TestServer(agent._driver.application()) as server,
+        aiohttp.ClientSession() as session,
+    ):
+        driver = DriverClient(str(server.make_url(path)), session)
+        await driver.hold_host(35 * GIB)
+        assert killed == []
+        record = json.loads(host_record(tmp_path, "n").read_text())
+        assert (record["totalBytes"], record["peakBytes"]) == (256 * GIB, 35 * GIB)
+        assert record["beyondRequest"] == ["uid/engine"], "nobody has kept so much for it"
+        await driver.hold_host(41 * GIB)
+        assert killed == ["engine"]
+        assert json.loads(host_record(tmp_path, "n").read_text())["numKilled"] == 1

@@ -225,7 +225,7 @@ def engine_parser() -> argparse.ArgumentParser:
     add("--kv-events-config", metavar="JSON")
     add("--enable-prompt-tokens-details", action="store_true")
     add("--enable-server-load-tracking", action="store_true")
-    add("--enable-sleep-mode", action=argparse.BooleanOptionalAction, default=False)
+    add("--enable-sleep-mode", action="store_true")
     add("--shutdown-timeout", dest="shutdown_timeout_seconds", type=float, default=0.0)
     add("--seed", type=int, default=0)
     group = parser.add_argument_group("simulator")

@@ -5,6 +5,7 @@ Faults on demand are annotations of the Node object (``faults``).
 
 import asyncio
 import contextlib
+import json
 import logging
 import ssl
 from collections.abc import AsyncIterator, Coroutine
@@ -23,7 +24,7 @@ from memroute_simulator.nodes.container import now_rfc3339
 from memroute_simulator.nodes.dcgm import Exporter
 from memroute_simulator.nodes.devices import DeviceTable, EmulatedDevice
 from memroute_simulator.nodes.faults import read_faults
-from memroute_simulator.nodes.host_memory import HostMemory, MemoryBudget
+from memroute_simulator.nodes.host_memory import HostMemory, MemoryBudget, host_record
 from memroute_simulator.nodes.kubelet_server import Driver, logs_application, serve
 from memroute_simulator.nodes.labels import node_labels
 from memroute_simulator.nodes.pod_worker import PodWorker
@@ -78,7 +79,7 @@ class NodeAgent:
         mechanism = SharingMechanism.FRACTIONS if is_mps else SharingMechanism.TIME_SLICES
         self.host_memory = HostMemory(self.machine.memory_gib * GIB)
         self._driver = Driver(
-            self.devices, mechanism, host=self.host_memory, kill=self._kill_out_of_memory
+            self.devices, mechanism, host=self.host_memory, on_held=self._host_memory_held
         )
         self._driver_url = ""
         self._free_addresses = [f"127.{network}.{ordinal + 1}.{host}" for host in range(254, 0, -1)]
@@ -316,6 +317,14 @@ class NodeAgent:
             worker = self._workers.get(owner.split("/", 1)[0])
             if worker is not None:
                 worker.kill()
+
+    def _host_memory_held(self, victim: str | None) -> None:
+        """Somebody holds more of the node's memory: it is recorded, and the victim killed."""
+        path = host_record(self.directory, self.name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(self.host_memory.record()))
+        if victim is not None:
+            self._kill_out_of_memory(victim)
 
     def _kill_out_of_memory(self, owner: str) -> None:
         uid, _, container = owner.partition("/")

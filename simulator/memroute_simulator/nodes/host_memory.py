@@ -15,6 +15,7 @@ Owns the counters.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from memroute_kube.quantities import parse_count
@@ -57,6 +58,25 @@ class HostMemory:
     _budgets: dict[str, MemoryBudget] = field(default_factory=dict)
 
     @property
+    def beyond_request(self) -> list[str]:
+        """Containers that hold more than they have asked for: nobody has kept it for them."""
+        return sorted(
+            owner
+            for owner, held in self.held.items()
+            if held > (self._budgets[owner].request_bytes or 0)
+        )
+
+    def record(self) -> dict[str, Any]:
+        """What a test reads of it."""
+        return {
+            "totalBytes": self.total_bytes,
+            "peakBytes": self.peak_bytes,
+            "numKilled": self.num_killed,
+            "heldBytes": dict(self.held),
+            "beyondRequest": self.beyond_request,
+        }
+
+    @property
     def used_bytes(self) -> int:
         """Bytes that are held by anyone."""
         return sum(self.held.values())
@@ -95,3 +115,8 @@ class HostMemory:
             return GUARANTEED_ADJUSTMENT
         least, most = _BURSTABLE
         return min(most, max(least, 1000 - 1000 * budget.request_bytes // self.total_bytes))
+
+
+def host_record(directory: Path, node: str) -> Path:
+    """Where a node writes what is held of its memory: ``HostMemory.record`` as JSON."""
+    return directory / "host-memory" / f"{node}.json"

@@ -79,17 +79,17 @@ class Driver:
         devices: DeviceTable,
         mechanism: SharingMechanism = SharingMechanism.TIME_SLICES,
         host: HostMemory | None = None,
-        kill: Callable[[str], None] = lambda _: None,
+        on_held: Callable[[str | None], None] = lambda _: None,
     ) -> None:
         """``mechanism``: how engines on one device take turns.
 
-        ``host``: the node's memory; None: nobody counts it. ``kill``: ends a container instance
-        that the kernel has chosen.
+        ``host``: the node's memory; None: nobody counts it. ``on_held``: told when somebody holds
+        more of it, and whom the kernel kills for that.
         """
         self._devices = devices
         self.mechanism = mechanism
         self._host = host
-        self._kill = kill
+        self._on_held = on_held
         self.link: str | None = None
         """What joins the devices, as the node says; None where it does not."""
         self._busy_ratios: dict[str, tuple[float, float]] = {}
@@ -176,9 +176,7 @@ class Driver:
         owner, _ = self._container(request)
         body = await request.json()
         if self._host is not None:
-            victim = self._host.hold(owner, int(body["bytes"]), self._budgets[owner])
-            if victim is not None:
-                self._kill(victim)
+            self._on_held(self._host.hold(owner, int(body["bytes"]), self._budgets[owner]))
         return web.json_response({})
 
     async def _busy(self, request: web.Request) -> web.Response:

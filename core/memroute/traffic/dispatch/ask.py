@@ -30,8 +30,19 @@ class Ask(Generic[T]):
     """A request that asks for room, from its submission until its verdict."""
 
     __slots__ = (
-        "closed", "deadline_seconds", "is_thin", "lane", "num_tokens", "output_tokens", "profile",
-        "size_class", "ticket", "version", "waits_for", "wanted", "was_woken_for",
+        "closed",
+        "deadline_seconds",
+        "is_thin",
+        "lane",
+        "num_tokens",
+        "output_tokens",
+        "profile",
+        "size_class",
+        "ticket",
+        "version",
+        "waited_for_wake",
+        "waits_for",
+        "wanted",
     )  # fmt: skip
 
     def __init__(self, ticket: T, *, output_tokens: int, deadline_seconds: float) -> None:
@@ -53,7 +64,7 @@ class Ask(Generic[T]):
         """Requests with equal lanes may go to the same replicas."""
         self.waits_for = ROOM
         """``ROOM``, ``REPLICA``, ``WAKE``, or the slot of a LoRA adapter."""
-        self.was_woken_for = False
+        self.waited_for_wake = False
         """Whether it has waited for a replica to wake."""
         self.wanted: Backend | None = None
         """The replica that was cheapest at the last look; None: any replica that opens will do."""

@@ -147,6 +147,15 @@ class Membership:
         # With every replica out, trying one is better than refusing all: they may be back.
         return Available(found or out, self.shares, least_limit)
 
+    @property
+    def num_asleep(self) -> int:
+        """Replicas that sleep, whatever they could hold."""
+        count = 0
+        for backend in self.known.values():
+            if backend.sleep is not None:
+                count += 1
+        return count
+
     def asleep(self, profile: RequestProfile, tried: Collection[str]) -> list[Backend]:
         """The sleeping replicas that could take the request if they were awake."""
         least, adapter, only, shares = (

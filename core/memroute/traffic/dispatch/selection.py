@@ -189,7 +189,7 @@ class Selection(Generic[T]):
             hit_tokens=profile.num_prompt_tokens - work,
             projected_ratio=ledger.projected_ratio(ask.num_tokens),
             closed=found.closed,
-            was_woken_for=ask.was_woken_for,
+            waited_for_wake=ask.waited_for_wake,
         )
         reservation = ledger.reserve(
             profile,

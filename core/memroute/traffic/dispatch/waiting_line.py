@@ -49,6 +49,8 @@ class WaitingLine(Generic[T]):
         self._room: FairQueue[Ask[T]] = FairQueue(limits, tenant_weights)
         self._queues: dict[str, FairQueue[Ask[T]]] = {ROOM: self._room}
         self._num_wanting: dict[str, int] = {}
+        self._wakes: dict[int, list[int]] = {}
+        """By priority: how many wait for a wake, and the tokens of their prompts."""
         self._planned_at_seconds = -1.0
 
     def __len__(self) -> int:
@@ -185,15 +187,16 @@ class WaitingLine(Generic[T]):
         ahead = self._room.tokens_ahead(tenant=profile.tenant, priority=profile.priority)
         return self.drain.seconds_to_place(ahead, now_seconds=now_seconds)
 
-    def work_ahead(self, what: str, *, priority: int) -> tuple[int, int]:
-        """Requests that wait for ``what`` and go before one more of this priority; their tokens."""
+    def ahead_at_wake(self, *, priority: int) -> tuple[int, int]:
+        """Requests that wait for a wake and go before one more of this priority.
+
+        How many, and the tokens of their prompts.
+        """
         count, tokens = 0, 0
-        queue = self._queues.get(what)
-        if queue is not None:
-            for held in queue.waiting():
-                if held.priority >= priority:
-                    count += 1
-                    tokens += held.work_tokens
+        for other, there in self._wakes.items():
+            if other >= priority:
+                count += there[0]
+                tokens += there[1]
         return count, tokens
 
     def seconds_to_drain(self, *, now_seconds: float) -> float | None:
@@ -278,7 +281,14 @@ class WaitingLine(Generic[T]):
             del self._queues[ask.waits_for]
 
     def _count(self, ask: Ask[T], change: int) -> None:
-        """Count a request that waits for room at the replica that it would go to."""
+        """Count a request that waits for room at the replica that it would go to, or for a wake."""
+        if ask.waits_for == WAKE:
+            profile = ask.profile
+            there = self._wakes.setdefault(profile.priority, [0, 0])
+            there[0] += change
+            there[1] += change * profile.num_prompt_tokens
+            if not there[0]:
+                del self._wakes[profile.priority]
         if ask.waits_for != ROOM:
             return
         name = "" if ask.wanted is None else ask.wanted.ledger.replica

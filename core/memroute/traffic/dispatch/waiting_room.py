@@ -4,9 +4,10 @@ There is one line for each version of the model, because versions share no repli
 is full delays no request for the other version, and does not make that request's wait look long.
 """
 
+import math
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Generic
+from typing import Final, Generic
 
 from memroute.traffic.admission import (
     ClosedReason,
@@ -27,6 +28,11 @@ from memroute.traffic.dispatch.token_yield import TokenYield
 from memroute.traffic.dispatch.turns import Look, Round
 from memroute.traffic.dispatch.waiting_line import WaitingLine
 from memroute.traffic.routing.shortlist import Shortlist
+
+# Where no replica is awake and as many sleep as before, what waits for a wake is looked at this
+# seldom: a thousand requests that wait for ten seconds would else cost most of a core.
+# Unit: seconds. Source: a bound of the work, chosen by hand.
+WAKE_LOOK_SECONDS: Final = 1.0
 
 
 class EndOfWait(StrEnum):
@@ -63,6 +69,8 @@ class WaitingRoom(Generic[T]):
         """Requests of the pool that are kept apart from others and wait elsewhere: they count in
         what may wait. Kept up by whoever keeps them."""
         self._versions: tuple[str, ...] = ()
+        self._num_asleep = 0
+        self._looked_at_sleepers_seconds = -math.inf
 
     def __len__(self) -> int:
         return len(self._asks)
@@ -226,8 +234,9 @@ class WaitingRoom(Generic[T]):
         if available.versions != self._versions:
             self._versions = available.versions
             self._draw_again(available)
+        looks_at_sleepers = bool(available.backends) or self._are_sleepers_due(now_seconds)
         for version, line in list(self._lines.items()):
-            self._return_to_room(version, line, available, done, now_seconds)
+            self._return_to_room(version, line, available, done, now_seconds, looks_at_sleepers)
             while self._round(version, line, done, now_seconds):
                 pass
             self._end_waits(line, done, now_seconds)
@@ -236,6 +245,17 @@ class WaitingRoom(Generic[T]):
         return done
 
     # Inside.
+
+    def _are_sleepers_due(self, now_seconds: float) -> bool:
+        """Whether to look at requests that wait for a wake, where no replica is awake."""
+        num_asleep = self._membership.num_asleep
+        if (
+            num_asleep == self._num_asleep
+            and now_seconds - self._looked_at_sleepers_seconds < WAKE_LOOK_SECONDS
+        ):
+            return False
+        self._num_asleep, self._looked_at_sleepers_seconds = num_asleep, now_seconds
+        return True
 
     def _draw_again(self, available: Available) -> None:
         """The set of versions has changed: held requests draw their version again."""
@@ -255,9 +275,12 @@ class WaitingRoom(Generic[T]):
         available: Available,
         done: list[tuple[T, Assignment | Reject]],
         now_seconds: float,
+        looks_at_sleepers: bool,
     ) -> None:
         """Requests that waited for a replica or an adapter slot, and have it now, wait for room."""
         for what in line.apart():
+            if what == WAKE and not looks_at_sleepers:
+                continue
             for held in line.waiting_for(what):
                 ask = held.item
                 if what in {REPLICA, WAKE}:
@@ -283,7 +306,7 @@ class WaitingRoom(Generic[T]):
         if possible is not None:
             line.remove(ask)
             if ask.waits_for == WAKE:
-                ask.was_woken_for = True
+                ask.waited_for_wake = True
                 # What is due counts from when it can be served: else all of them would be late.
                 ask.deadline_seconds = held.deadline_seconds = self._selection.deadline(
                     ask.profile, now_seconds=now_seconds
@@ -425,7 +448,7 @@ class WaitingRoom(Generic[T]):
         first = first_awake(asleep, now_seconds=now_seconds)
         if first is None:
             return None
-        count, tokens = line.work_ahead(WAKE, priority=ask.profile.priority)
+        count, tokens = line.ahead_at_wake(priority=ask.profile.priority)
         ahead = asleep[0].ledger.speed.prefill_seconds(count, tokens) / len(asleep)
         return first.expected_seconds(now_seconds=now_seconds) + ahead
 

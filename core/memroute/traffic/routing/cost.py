@@ -77,7 +77,7 @@ class Choice:
 
     __slots__ = (
         "closed", "hit_tokens", "num_candidates", "num_open", "own_seconds", "policy",
-        "projected_ratio", "replica", "wait_seconds", "was_woken_for",
+        "projected_ratio", "replica", "wait_seconds", "waited_for_wake",
     )  # fmt: skip
 
     def __init__(
@@ -92,7 +92,7 @@ class Choice:
         projected_ratio: float | None,
         closed: Mapping[ClosedReason, int],
         num_open: int | None = None,
-        was_woken_for: bool = False,
+        waited_for_wake: bool = False,
     ) -> None:
         self.replica = replica
         self.policy = policy
@@ -110,7 +110,7 @@ class Choice:
         self.num_open = num_open
         """Open replicas that a published policy chose from; None: it chose from all, or the policy
         is memroute's, which prices the closed ones too."""
-        self.was_woken_for = was_woken_for
+        self.waited_for_wake = waited_for_wake
         """Whether the request has waited for a replica to wake."""
 
     def at(self, replica: str) -> "Choice":
@@ -128,7 +128,7 @@ class Choice:
             projected_ratio=None,
             closed=self.closed,
             num_open=self.num_open,
-            was_woken_for=self.was_woken_for,
+            waited_for_wake=self.waited_for_wake,
         )
 
     @property
@@ -145,7 +145,7 @@ class Choice:
             f"{self.wait_seconds:.3f} s there, prefills {self.own_seconds:.3f} s, "
             f"{self.hit_tokens} tokens cached, projected KV use {ratio}"
             + (f"; closed: {closed}" if closed else "")
-            + ("; it was asleep" if self.was_woken_for else "")
+            + ("; it was asleep" if self.waited_for_wake else "")
         )
 
 
