@@ -96,6 +96,18 @@ def test_what_is_in_flight_goes_on_to_its_end():
     assert made.backends["a"].ledger.num_in_flight == 0
 
 
+def test_what_reached_an_engine_after_it_was_told_goes_to_one_that_is_awake():
+    """It would wait there for the wake; where nobody is awake, that is what it does."""
+    made = pool()
+    _, late = submitted(made)
+    name = late.choice.replica
+    (other,) = set("ab") - {name}
+    sleeps(made, ASLEEP, name)
+    assert made.stuck(now_seconds=1000.0) == [late.reservation]
+    sleeps(made, ASLEEP, other)
+    assert made.stuck(now_seconds=1000.0) == []
+
+
 # Who has no time for the wake.
 
 

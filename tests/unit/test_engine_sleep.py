@@ -52,6 +52,11 @@ async def is_sleeping(client):
         return (await response.json())["is_sleeping"]
 
 
+async def streamed(client):
+    _, _, answer = await complete(client, 900, stream=True)
+    return answer
+
+
 async def hangs(task):
     """The engine serves others' pages meanwhile, and not this request."""
     await asyncio.sleep(0.1)
@@ -100,13 +105,20 @@ async def test_mode_wait_finishes_what_it_has_begun_and_nothing_new(tmp_path):
         assert (await late)[0] == 200
 
 
-async def test_mode_abort_kills_what_runs(tmp_path):
+async def test_mode_abort_ends_what_runs_as_it_is(tmp_path):
     async with engine(tmp_path, SLEEPY, time_scale="1") as (client, server):
         begun = asyncio.create_task(complete(client, 900))
-        while not server.engine.schedulers[0].num_running:
+        cut_off = asyncio.create_task(streamed(client))
+        while server.engine.schedulers[0].num_running < 2:
             await asyncio.sleep(0.01)
         assert (await post(client, "/sleep?level=1&mode=abort"))[0] == 200
-        assert (await begun)[0] == 500
+        status, _, answer = await begun
+        (choice,) = json.loads(answer)["choices"]
+        assert (status, choice["finish_reason"]) == (200, "abort")
+        assert len(choice["text"].split()) < 900
+        events = await cut_off
+        assert b'"finish_reason":"abort"' in events
+        assert events.endswith(b"data: [DONE]\n\n")
         assert server.engine.num_in_flight == 0
 
 
@@ -454,7 +466,6 @@ async def test_an_engine_of_a_node_sleeps_beside_another_and_dies_when_it_cannot
 
 async def test_a_node_kills_whom_its_memory_does_not_hold_and_records_it(tmp_path):
     """A workstation of 256 GiB. The record is what tests of whole clusters read."""
-
     killed = []
 
     class Worker:

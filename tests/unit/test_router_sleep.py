@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from gateway_rig import Stream, picker
 from memroute.traffic.replica import SleepPhase
 from memroute_router.live_map.live import REPLICA_COLUMNS
 from router_objects import BeliefsRig, deployment, pod, told
@@ -201,6 +202,25 @@ async def test_every_model_has_a_counter_of_arrivals_before_the_first(rig, engin
     """A counter that is not there reads as a router that does not count: nothing would sleep."""
     rig.add("a", (await engine_factory(whole())).port)
     assert await value(rig, "arrivals_total") == 0
+
+
+async def test_a_picker_holds_for_the_wake_as_a_router_does():
+    """Its gateway waits for the answer; the endpoint that it names is awake."""
+    async with picker(replicas=("a",)) as (rig, gateway):
+        (replica,) = rig.replicas
+        sleeps(rig, replica, ASLEEP)
+        stream = Stream(gateway)
+        stream.ask(body())
+        await until(lambda: rig.num_held == 1)
+        assert await value(rig, "arrivals_total") == 1
+        sleeps(rig, replica, None)
+        assert (await stream.next()).endpoint == replica.info.endpoint.authority.decode()
+        sleeps(rig, replica, ASLEEP, wake=50.0)
+        refused = Stream(gateway)
+        refused.ask(body())
+        answer = await refused.next()
+        assert (answer.status, answer.sets["x-memroute-reason"]) == (503, "model-asleep")
+        assert answer.sets["retry-after"] == "51"
 
 
 # By what is read of the cluster.

@@ -74,7 +74,7 @@ UNMEASURED = {
     "prefixes.sessions.NEW_SESSIONS_RATIO": MEMORY,
     "replica.own_requests.MAX_ENDED": MEMORY,
     "replica.reading.MAX_AGE_PERIODS": LONG_SCRAPES,
-    "dispatch.waiting_room.WAKE_LOOK_SECONDS": SLEEP,
+    "dispatch.wakes.WAKE_LOOK_SECONDS": SLEEP,
     "replica.sleep.LOOK_SECONDS": SLEEP,
     "replica.sleep.OVERDUE_SECONDS": SLEEP,
     "replica.sleep.UNKNOWN_WAKE_SECONDS": SLEEP,

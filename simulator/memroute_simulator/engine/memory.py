@@ -63,7 +63,8 @@ class EngineMemory:
         self._sleeps = {level: sleep_of(footprint, level, link) for level in SleepLevel}
         self._write_bytes_per_second = link.shared_by(footprint.num_devices).write_bytes_per_second
         rng = random.Random(f"backup/{name}")  # noqa: S311 - not for secrets
-        ranks, self._weights = footprint.num_devices, footprint.weights.expected
+        ranks = self._num_ranks = footprint.num_devices
+        self._weights = footprint.weights.expected
         runtime = int(ranks * RUNTIME_BYTES * rng.uniform(*RUNTIME_RATIOS))
         copied = int(ranks * self._weights * rng.uniform(*BACKUP_RATIOS))
         self._backups = {
@@ -110,7 +111,8 @@ class EngineMemory:
         self._backup_bytes = max(before, self._backups[level])
         if self._driver is not None and self._backup_bytes != before:
             await self._driver.hold_host(self.host_bytes)
-        pinning = (self._backup_bytes - before) / PIN_BYTES_PER_SECOND
+        # Every rank pins its own.
+        pinning = (self._backup_bytes - before) / self._num_ranks / PIN_BYTES_PER_SECOND
         copied = self._weights if level is SleepLevel.WEIGHTS_ON_HOST else 0
         return pinning + copied / self._write_bytes_per_second
 

@@ -30,6 +30,10 @@ class EngineDeadError(Exception):
     """The engine has died; nothing more will come of its requests."""
 
 
+class RequestAbortedError(Exception):
+    """The engine has ended the request: what there is of it is all that there will be."""
+
+
 @dataclass(slots=True, eq=False)
 class TokenStream:
     """The tokens of one request, as far as they exist."""
@@ -45,14 +49,17 @@ class TokenStream:
     first_token_seconds: float | None = None
     last_token_seconds: float = 0.0
     is_dead: bool = False
+    is_aborted: bool = False
     _waiter: asyncio.Future[None] | None = field(default=None, init=False)
 
     async def wait_beyond(self, seen: int) -> int:
         """How many tokens there are, once there are more than ``seen``.
 
-        Raises ``EngineDeadError`` when none will come.
+        Raises ``EngineDeadError`` or ``RequestAbortedError`` when none will come.
         """
         while self.num_tokens <= seen:
+            if self.is_aborted:
+                raise RequestAbortedError
             if self.is_dead:
                 raise EngineDeadError
             self._waiter = asyncio.get_running_loop().create_future()
@@ -207,11 +214,11 @@ class PacedEngine:
         )
 
     def abort_taken(self) -> None:
-        """Kill every request that was taken in (what a sleep does): it holds no block any more."""
+        """End every request that was taken in (what a sleep does): it holds no block any more."""
         for request, stream in list(self._streams.items()):
             del self._streams[request]
             self._ranks[stream.rank].scheduler.abort(request)
-            stream.is_dead = True
+            stream.is_aborted = True
             stream.wake()
 
     def abort_all(self) -> None:

@@ -1,7 +1,8 @@
 """How an engine falls asleep and wakes, as vLLM 0.32 does it (``v1/engine/core.py``).
 
 ```text
-sleep    scheduler: new requests wait; running ones are killed (abort), finished (wait) or kept
+sleep    scheduler: new requests wait; running ones are ended as they are (abort: that is their
+         finish reason), finished (wait) or kept
          caches: all forgotten          memory: to the host, off the devices (level 1 and 2)
 wake_up  memory of the tags that are named, of all where none is; steps begin again only when no
          tag sleeps any more

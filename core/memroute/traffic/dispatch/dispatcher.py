@@ -270,16 +270,19 @@ class Dispatcher(Generic[T]):
     def stuck(self, leaving: Sequence[Backend] = (), *, now_seconds: float) -> list[Reservation]:
         """Unanswered requests at replicas that hang, where another replica could take them.
 
-        ``leaving``: replicas that have gone, and still have requests.
+        ``leaving``: replicas that have gone, and still have requests. A request that has reached an
+        engine after it was put to sleep waits there for the wake, as at one that hangs.
         """
         found: list[Reservation] = []
         routable = [c for c in self.backends.values() if c.is_routable]
+        asleep = [c for c in self.backends.values() if c.sleep is not None]
         num_healthy = sum(not backend.health.is_out for backend in routable)
-        for backend in (*routable, *leaving):
+        for backend in (*routable, *asleep, *leaving):
             ledger = backend.ledger
             # A replica that is out has its trial request, and what was sent before it failed.
             is_out = backend.health.is_out
-            others = num_healthy - (0 if is_out or backend in leaving else 1)
+            is_other = is_out or backend in leaving or not backend.is_routable
+            others = num_healthy - (0 if is_other else 1)
             if others and hangs(
                 ledger,
                 settings=self.settings.limits,

@@ -4,10 +4,9 @@ There is one line for each version of the model, because versions share no repli
 is full delays no request for the other version, and does not make that request's wait look long.
 """
 
-import math
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final, Generic
+from typing import Generic
 
 from memroute.traffic.admission import (
     ClosedReason,
@@ -21,18 +20,14 @@ from memroute.traffic.admission import (
 )
 from memroute.traffic.dispatch.ask import REPLICA, ROOM, WAKE, Ask, T, adapter_slot
 from memroute.traffic.dispatch.fair_share import FairShares
-from memroute.traffic.dispatch.membership import Available, Membership, first_awake
+from memroute.traffic.dispatch.membership import Available, Membership
 from memroute.traffic.dispatch.selection import Assignment, Selection
 from memroute.traffic.dispatch.size_shares import SizeShares
 from memroute.traffic.dispatch.token_yield import TokenYield
 from memroute.traffic.dispatch.turns import Look, Round
 from memroute.traffic.dispatch.waiting_line import WaitingLine
+from memroute.traffic.dispatch.wakes import Wakes, misses_wake
 from memroute.traffic.routing.shortlist import Shortlist
-
-# Where no replica is awake and as many sleep as before, what waits for a wake is looked at this
-# seldom: a thousand requests that wait for ten seconds would else cost most of a core.
-# Unit: seconds. Source: a bound of the work, chosen by hand.
-WAKE_LOOK_SECONDS: Final = 1.0
 
 
 class EndOfWait(StrEnum):
@@ -69,8 +64,7 @@ class WaitingRoom(Generic[T]):
         """Requests of the pool that are kept apart from others and wait elsewhere: they count in
         what may wait. Kept up by whoever keeps them."""
         self._versions: tuple[str, ...] = ()
-        self._num_asleep = 0
-        self._looked_at_sleepers_seconds = -math.inf
+        self._wakes: Wakes[T] = Wakes(membership)
 
     def __len__(self) -> int:
         return len(self._asks)
@@ -160,7 +154,11 @@ class WaitingRoom(Generic[T]):
             expected_wait_seconds=None if ask.ticket.tried else expected,
             num_apart=self.num_apart,
         )
-        if refusal is None and not ask.ticket.tried and _misses_wake(ask, expected, now_seconds):
+        if (
+            refusal is None
+            and not ask.ticket.tried
+            and misses_wake(ask, expected, now_seconds=now_seconds)
+        ):
             refusal = QueueRefusal.TIME
         if refusal in {QueueRefusal.REQUESTS, QueueRefusal.TOKENS}:
             victim = line.victim(ask)
@@ -234,7 +232,9 @@ class WaitingRoom(Generic[T]):
         if available.versions != self._versions:
             self._versions = available.versions
             self._draw_again(available)
-        looks_at_sleepers = bool(available.backends) or self._are_sleepers_due(now_seconds)
+        looks_at_sleepers = bool(available.backends) or self._wakes.is_look_due(
+            now_seconds=now_seconds
+        )
         for version, line in list(self._lines.items()):
             self._return_to_room(version, line, available, done, now_seconds, looks_at_sleepers)
             while self._round(version, line, done, now_seconds):
@@ -245,17 +245,6 @@ class WaitingRoom(Generic[T]):
         return done
 
     # Inside.
-
-    def _are_sleepers_due(self, now_seconds: float) -> bool:
-        """Whether to look at requests that wait for a wake, where no replica is awake."""
-        num_asleep = self._membership.num_asleep
-        if (
-            num_asleep == self._num_asleep
-            and now_seconds - self._looked_at_sleepers_seconds < WAKE_LOOK_SECONDS
-        ):
-            return False
-        self._num_asleep, self._looked_at_sleepers_seconds = num_asleep, now_seconds
-        return True
 
     def _draw_again(self, available: Available) -> None:
         """The set of versions has changed: held requests draw their version again."""
@@ -438,19 +427,10 @@ class WaitingRoom(Generic[T]):
     def _expected_seconds(
         self, line: WaitingLine[T], ask: Ask[T], now_seconds: float
     ) -> float | None:
-        """Seconds until one more would be given room; None: unknown.
-
-        Where it waits for a wake: that, and the prompts of those before it.
-        """
+        """Seconds until one more would be given what it waits for; None: unknown."""
         if ask.waits_for != WAKE:
             return line.expected_wait_seconds(ask, now_seconds=now_seconds)
-        asleep = self._membership.asleep(ask.profile, ask.ticket.tried)
-        first = first_awake(asleep, now_seconds=now_seconds)
-        if first is None:
-            return None
-        count, tokens = line.ahead_at_wake(priority=ask.profile.priority)
-        ahead = asleep[0].ledger.speed.prefill_seconds(count, tokens) / len(asleep)
-        return first.expected_seconds(now_seconds=now_seconds) + ahead
+        return self._wakes.expected_seconds(line, ask, now_seconds=now_seconds)
 
     def _found(self, ask: Ask[T], now_seconds: float) -> Shortlist | None:
         """Where the request could go now; None: no usable replica could hold it."""
@@ -465,11 +445,3 @@ class WaitingRoom(Generic[T]):
             asks_gates=True,
             now_seconds=now_seconds,
         )
-
-
-def _misses_wake(ask: Ask[T], expected_seconds: float | None, now_seconds: float) -> bool:
-    """Whether the request says when it wants its first token, and that is before the wake."""
-    due = ask.profile.deadline_seconds
-    if ask.waits_for != WAKE or due is None or expected_seconds is None:
-        return False
-    return now_seconds + expected_seconds > due
