@@ -139,6 +139,7 @@ def gather(
     weights: WeightsSettings = NO_SETTINGS,
     watched: Collection[str] = (),
     fetches: Mapping[str, str] = MappingProxyType({}),
+    waking: Collection[str] = (),
     max_contention: float | None = None,
 ) -> Facts:
     """The facts, from the store and the last readings. ``now_seconds``: the readings' clock.
@@ -156,6 +157,7 @@ def gather(
     ``weights``: what the operator was told
     of caches; ``watched``: namespaces that this operator looks after,
     none for all; ``fetches``: how far those are that fetch, in words, by the uid of their pod.
+    ``waking``: pods by uid that may be marked to wake, though nobody has seen that.
     ``max_contention``: beyond which another device is preferred.
     Raises nothing: what cannot be read is counted at its worst, and told.
     """
@@ -164,6 +166,9 @@ def gather(
     disown_strangers(pods, store.model_deployments)
     leave_to_others(pods, watched)
     pods.replicas = with_stories(pods.replicas, stories)
+    pods.replicas = [
+        replace(one, is_waking_told=True) if one.uid in waking else one for one in pods.replicas
+    ]
     memory = PlanMemory() if memory is None else memory
     pods.replicas = memory.stamp(
         pods.replicas, now_seconds=now_seconds, now=now or datetime.now(UTC)

@@ -11,6 +11,7 @@ from memroute_operator.readings.loops import Readings
 from memroute_operator.readings.node_leases import NodeLeases
 from memroute_operator.readings.pod_events import PodEvents
 from memroute_operator.replicas.failed_pods import FailedPods
+from memroute_operator.sleeping.keeper import SleepKeeper
 from memroute_operator.store.store import Store
 from memroute_operator.thinking import Look
 
@@ -28,6 +29,8 @@ class Looking:
     pod_events: PodEvents
     leases: NodeLeases
     clock: Callable[[], float]
+    sleep: SleepKeeper | None = None
+    """What engines that are not awake say; None where none is told to sleep."""
 
     def look(self) -> Look:
         """Everything at once: nothing of it is from later. On the event loop, in milliseconds."""
@@ -55,4 +58,8 @@ class Looking:
             silences=self.leases.silences(),
             fetches=self.readings.fetches.words(now),
             weights=dict(self.records.weights.known),
+            demand=routers.demand.demand(now),
+            sights={} if self.sleep is None else dict(self.sleep.sights),
+            sleep_refusals={} if self.sleep is None else self.sleep.refusals(),
+            waking=self.hands.waking(),
         )

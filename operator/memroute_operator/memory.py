@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from memroute.placement import Departed
+from memroute_kube.sleeping import SleepState
 from memroute_operator.ahead.facts import Ahead
 from memroute_operator.replicas.promises import Claim
 from memroute_operator.replicas.replica import Replica, ReplicaState, Seen
@@ -114,7 +115,9 @@ class PlanMemory:
 
     def _remember_ended(self, replicas: list[Replica], now_seconds: float) -> None:
         holding: dict[str, Mapping[str, int]] = {
-            r.uid: r.device_bytes for r in replicas if r.device_bytes and not r.is_terminal
+            r.uid: {uuid: r.present_bytes(uuid) for uuid in r.device_bytes}
+            for r in replicas
+            if r.device_bytes and not r.is_terminal
         }
         for uid, held in self._holding.items():
             if uid not in holding:
@@ -167,6 +170,8 @@ def _look(
         "draining": replica.draining_since,
         "unschedulable": None if replica.unschedulable_since is None else True,
         "terminating": True if replica.is_terminating else None,
+        "sleep": _sleep_token(replica),
+        "resting": _resting_token(replica),
         "starting": True if _is_started(replica) and not replica.is_ready else None,
     }
     first: dict[str, tuple[object, float]] = {}
@@ -183,6 +188,19 @@ def _look(
             first[fact] = (token, now_seconds)
     ages = {f"{fact}_seconds": now_seconds - at for fact, (_, at) in first.items()}
     return Seen(**ages), first
+
+
+def _sleep_token(replica: Replica) -> object:
+    """The state that its sleep is in: whatever was written anew is another beginning."""
+    mark = replica.sleep_mark
+    return None if mark is None else (mark.state, mark.since, mark.restarts == replica.num_restarts)
+
+
+def _resting_token(replica: Replica) -> object:
+    """From the moment at which it begins to fall asleep until it is to wake."""
+    if replica.sleep_state in (SleepState.FALLING_ASLEEP, SleepState.ASLEEP):
+        return replica.num_restarts
+    return None
 
 
 def _is_started(replica: Replica) -> bool:

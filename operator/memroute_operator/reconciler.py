@@ -47,6 +47,7 @@ from memroute_operator.replicas.adoption import Adoption
 from memroute_operator.replicas.failed_pods import FailedPods
 from memroute_operator.replicas.lost_nodes import NodeLoss
 from memroute_operator.settings import OperatorSettings
+from memroute_operator.sleeping.keeper import SleepKeeper
 from memroute_operator.spec.hub_models import HubModels
 from memroute_operator.spec.namespace_tokens import NamespaceTokens, Resolve
 from memroute_operator.status.events import EventWriter
@@ -146,9 +147,19 @@ class Reconciler:
                 on_change=store.mark_dirty,
                 on_bug=on_bug,
             )
+        self.sleep = None
+        if caller is not None:
+            self.sleep = SleepKeeper(
+                caller,
+                clock=clock,
+                on_change=store.mark_dirty,
+                on_bug=on_bug,
+                on_woken=metrics.on_woken,
+            )
         self._statuses = Statuses(
             hub_models=self.hub_models,
             adapters=self.adapters,
+            sleep=self.sleep,
             writer=StatusWriter(client, store, self._events, clock),
             lanes=self._lanes,
             hands=self._hands,
@@ -198,6 +209,7 @@ class Reconciler:
             pod_events=self.pod_events,
             leases=self.leases,
             clock=clock,
+            sleep=self.sleep,
         )
         self._is_any_node_waited_for = False
         self._oddities = Oddities()
@@ -232,6 +244,9 @@ class Reconciler:
             if self.adapters is not None:
                 keeping = self.adapters.run(self._is_leading)
                 loops.append(asyncio.create_task(keeping, name="adapters"))
+            if self.sleep is not None:
+                sleeping = self.sleep.run(self._is_leading)
+                loops.append(asyncio.create_task(sleeping, name="sleep"))
             await asyncio.gather(*loops)
         finally:
             self._garbage.unwatch()
@@ -280,6 +295,8 @@ class Reconciler:
         await self._thinker.begin_term()
         if self.adapters is not None:
             self.adapters.forget()
+        if self.sleep is not None:
+            self.sleep.forget()
         await self._list_all()
 
     async def _list_all(self) -> float:
@@ -356,6 +373,7 @@ class Reconciler:
             facts = await self._thinker.run(
                 lambda look: self._thinker.gather(look, before), self._look()
             )
+        self._keep_sleep(facts, step)
         self._adoption.start(facts)
         self._budgets.start(facts)
         routing = await self._thinker.run(self._statuses.routing, facts)
@@ -378,6 +396,16 @@ class Reconciler:
         if self._hands.wants_list:
             self.lister.want()
         return self._pause(step, loss)
+
+    def _keep_sleep(self, facts: Facts, step: Step) -> None:
+        """Have engines do what is written by now; read routers as often as sleepers need it."""
+        sleepers = [one for one in facts.replicas if one.may_sleep]
+        self._readings.sleepers = frozenset(one.deployment for one in sleepers)
+        self._readings.asleep = frozenset(
+            one.deployment for one in sleepers if one.sleep_state is not None
+        )
+        if self.sleep is not None:
+            self.sleep.want(sleepers, step.may_fall_asleep)
 
     def _look(self) -> Look:
         return self._looking.look()
@@ -408,12 +436,13 @@ class Reconciler:
         if step.has_timers or (loss.kept and not loss.is_braked):
             return TIMER_SECONDS
         now = self._clock()
-        dues = (
+        dues = [
+            None if step.due_seconds is None else now + step.due_seconds,
             self._hands.next_due_seconds(),
             self._failed_pods.next_due_seconds(now),
             self._planner.next_due_seconds(now),
             self._statuses.next_due_seconds(now),
             self._budgets.next_due_seconds(now),
-        )
+        ]
         first = min((due for due in dues if due is not None), default=now + IDLE_SECONDS)
         return min(IDLE_SECONDS, max(TIMER_SECONDS / 10, first - now))

@@ -20,6 +20,7 @@ from memroute_operator.isolation import PatientPlanner
 from memroute_operator.memory import PlanMemory
 from memroute_operator.plan import PlanContext, Step
 from memroute_operator.readings.calibrations import EngineReport
+from memroute_operator.readings.demand import Demand
 from memroute_operator.readings.device_metrics import DeviceMetrics
 from memroute_operator.readings.node_leases import Silence
 from memroute_operator.readings.own_promises import OwnPromises, promised_bytes
@@ -27,6 +28,7 @@ from memroute_operator.replicas.lost_nodes import Ghosts, LostNodes, NodeLoss
 from memroute_operator.replicas.pod_stories import Stories
 from memroute_operator.replicas.replica import Replica, ReplicaState
 from memroute_operator.rules.priorities import NO_CLASSES, PriorityClasses
+from memroute_operator.sleeping.sight import EngineSight
 from memroute_operator.store.store import StoreSnapshot
 from memroute_operator.weights.caches import NO_SETTINGS, WeightsSettings
 
@@ -66,6 +68,14 @@ class Look:
     """Of kubelets, by node, where they are known."""
     fetches: Mapping[str, str] = field(default_factory=dict)
     """How far those are that fetch their weights, in words, by the uid of their pod."""
+    demand: Demand | None = None
+    """Since when nobody has asked for a model; None where no router says."""
+    sights: Mapping[str, EngineSight] = field(default_factory=dict)
+    """What engines that are not awake have answered, by the uid of their pod."""
+    sleep_refusals: Mapping[str, str] = field(default_factory=dict)
+    """Engines that have not fallen asleep of late, by the uid of their pod → why."""
+    waking: frozenset[str] = frozenset()
+    """Pods by uid that may be marked to wake, though nobody has seen that."""
     weights: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Nodes that have weights, by the key of those."""
 
@@ -173,6 +183,9 @@ class Thinker:
             no_surge=look.no_surge,
             engine_image=self._default_image,
             refused_aheads=look.refused_aheads,
+            demand=look.demand,
+            sights=look.sights,
+            sleep_refusals=look.sleep_refusals,
             weights=look.weights,
         )
         step = self._planner.plan(facts, context, now_seconds=look.now_seconds)
@@ -210,6 +223,7 @@ class Thinker:
             weights=self._weights,
             watched=self._watched,
             fetches=look.fetches,
+            waking=look.waking,
             max_contention=self._max_contention,
         )
         self._last = facts.replicas, facts.inventory.departed, look.now_seconds

@@ -113,6 +113,9 @@ class Router:
                     max_tokens=settings.max_queued_tokens,
                     max_seconds=settings.max_queue_seconds,
                     max_replica_seconds=settings.replica_wait_seconds,
+                    max_wake_seconds=(
+                        settings.replica_wait_seconds if settings.hold_without_replicas else None
+                    ),
                 ),
                 waits_for_replicas=settings.hold_without_replicas,
                 max_age_seconds=max_age_seconds(settings.scrape_seconds),

@@ -6,7 +6,9 @@ import json
 import subprocess
 import threading
 
+from memroute.units import GIB
 from memroute_kube import PODS, KubernetesClient, watch_forever
+from memroute_kube.quantities import parse_count
 from memroute_kube.resources import LABEL_DEPLOYMENT, LABEL_REPLICA, is_condition_true
 from memroute_operator.replicas.replica import is_terminal, read_replica
 from memroute_simulator.emulated_cluster import EmulatedCluster, find_kubectl
@@ -97,7 +99,10 @@ def program_address(cluster, component):
 
 
 class Recorder:
-    """Watches all replica pods, and checks after every event that nothing is promised twice."""
+    """Watches all replica pods, and checks after every event that nothing is promised twice.
+
+    Devices by their bytes, and each node's memory by what all pods on it ask for.
+    """
 
     def __init__(self, cluster, fleet):
         self._cluster = cluster
@@ -111,9 +116,14 @@ class Recorder:
             for entry in fleet
             if "gpuSharing" in entry
         }
+        self._host_bytes = {
+            entry["name"]: MACHINES[entry["machine"]].memory_gib * GIB for entry in fleet
+        }
         self.num_events = 0
         self.overbooked = []
         self.failed_engines = set()
+        self.out_of_memory = set()
+        """Pods of which the kernel has killed a container for want of the node's memory."""
 
     def __enter__(self):
         self._loop = asyncio.new_event_loop()
@@ -147,11 +157,21 @@ class Recorder:
                     pods[event.key] = event.object
                     self._look_for_failures(event.key, event.object)
                 self._check(pods.values())
+                self._check_hosts(pods.values())
+
+    def host_records(self):
+        """Node → what engines have pinned of its memory (``HostMemory.record``)."""
+        return {
+            path.stem: json.loads(path.read_text())
+            for path in (self._cluster.directory / "host-memory").glob("*.json")
+        }
 
     def _look_for_failures(self, key, pod):
         for status in pod.get("status", {}).get("containerStatuses") or ():
             for state in (status.get("state", {}), status.get("lastState", {})):
                 ended = state.get("terminated")
+                if ended and ended.get("reason") == "OOMKilled":
+                    self.out_of_memory.add(key)
                 if ended and ended["exitCode"] not in KILLED:
                     self.failed_engines.add((key, self._last_words(pod)))
 
@@ -170,9 +190,10 @@ class Recorder:
             replica = read_replica(pod)
             if replica is None or is_terminal(pod):
                 continue
-            for uuid, size in replica.device_bytes.items():
+            for uuid in replica.device_bytes:
                 total, _ = promised.get(uuid, (0, ""))
-                promised[uuid] = (total + size, replica.node)
+                # One that sleeps has lent the rest: the driver would tell if it had not.
+                promised[uuid] = (total + replica.present_bytes(uuid), replica.node)
             if not replica.device_bytes:
                 devices[replica.node] = devices.get(replica.node, 0) + replica.num_devices
         for uuid, (total, node) in promised.items():
@@ -181,6 +202,25 @@ class Recorder:
         for node, count in devices.items():
             if count > self._exclusive[node]:
                 self.overbooked.append((node, count))
+
+    def _check_hosts(self, pods):
+        asked = {}
+        for pod in pods:
+            node = pod["spec"].get("nodeName")
+            if node in self._host_bytes and not is_terminal(pod):
+                asked[node] = asked.get(node, 0) + _requested_bytes(pod)
+        for node, total in asked.items():
+            if total > self._host_bytes[node]:
+                self.overbooked.append((f"memory of {node}", total))
+
+
+def _requested_bytes(pod):
+    """What its containers ask of the node's memory: all that engines pin is in it."""
+    asked = 0
+    for container in pod["spec"]["containers"]:
+        requests = container.get("resources", {}).get("requests", {})
+        asked += parse_count(requests.get("memory")) or 0
+    return asked
 
 
 @contextlib.contextmanager

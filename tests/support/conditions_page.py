@@ -9,6 +9,7 @@ from memroute_operator.adapters.events import (
     ADAPTER_LOADED,
     ADAPTER_REMOVED,
 )
+from memroute_operator.sleeping.telling import FELL_ASLEEP, WOKEN
 from memroute_operator.status.served_names import NAME_SHARED
 from memroute_operator.status.status_writer import TOLD_KINDS
 from memroute_operator.status.step_events import AHEAD, LOST, PLACED, REMOVED
@@ -36,7 +37,7 @@ What each condition means, and how often what fails is tried again: [settings](s
 Events, on the ModelDeployment, each once for a change: the reason of `Ready` when that changes (Warning where somebody
 should look); {TOLD} when they become true, under their own reason;
 `{PLACED}`, `{REMOVED}`, `{LOST}` and `ReplicaFailed` for what was done to replicas, one Event for all of a step;
-`{AHEAD}` when a pod goes ahead of a rollout; `{NAME_SHARED}` when another ModelDeployment serves the same name;
+`{AHEAD}` when a pod goes ahead of a rollout; `{FELL_ASLEEP}` and `{WOKEN}` when an engine has confirmed that; `{NAME_SHARED}` when another ModelDeployment serves the same name;
 `{ADAPTER_LOADED}`, `{ADAPTER_FAILED}` and `{ADAPTER_REMOVED}` when the state of an adapter changes
 ([serve adapters](../how-to/serve-adapters.md#when-one-does-not-come)).
 What waits is told as it began; what is told again and again by others (a failing probe, a pull that is retried) is no

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import re
 import time
 
 import aiohttp
@@ -11,11 +10,9 @@ import msgpack
 import pytest
 import zmq
 import zmq.asyncio
-from aiohttp.test_utils import TestClient, TestServer
 
-from engine_probe import ANSWERS, CASES, FLAGS, REFUSALS, TINY, comparable, families
-from memroute_simulator.engine.arguments import parse_arguments
-from memroute_simulator.engine.http.app import EngineServer
+from engine_probe import ANSWERS, CASES, REFUSALS, comparable, families
+from engine_rig import complete, engine, metrics, value
 from memroute_simulator.engine.metrics.vllm import token_buckets
 from memroute_simulator.engine.model import EngineRequest, TokenContent
 from memroute_simulator.virtual.loop import VirtualLoop
@@ -24,26 +21,6 @@ from ports import free_port
 
 SCALE = 20
 # The tiny model's steps take half a millisecond: too short to tell from the clock's own grain.
-
-
-@contextlib.asynccontextmanager
-async def engine(folder, *flags, time_scale="0.05"):
-    """A client of a running engine of the tiny model, and the server."""
-    (folder / "config.json").write_text(json.dumps(TINY))
-    arguments = parse_arguments(
-        ["--model", str(folder), *FLAGS, "--simulator-time-scale", time_scale, *flags]
-    )
-    server = EngineServer(arguments, arguments.standalone_spec())
-    stepping = asyncio.create_task(server.run())
-    client = TestClient(TestServer(server.application(), handler_cancellation=True))
-    await client.start_server()
-    try:
-        yield client, server
-    finally:
-        await client.close()
-        stepping.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await stepping
 
 
 async def answer(client, case):
@@ -57,22 +34,6 @@ async def answer(client, case):
             "status": response.status, "content_type": response.headers.get("content-type"),
             "body": (await response.read()).decode(),
         }  # fmt: skip
-
-
-async def complete(client, output=20, prompt=(5,), **facts):
-    body = {"model": "tiny", "prompt": list(prompt), "max_tokens": output, "ignore_eos": True}
-    async with client.post("/v1/completions", json=body | facts) as response:
-        return response.status, dict(response.headers), await response.read()
-
-
-async def metrics(client):
-    async with client.get("/metrics") as response:
-        return (await response.read()).decode()
-
-
-def value(page, name, labels=""):
-    match = re.search(rf"^{re.escape(name)}\{{[^}}]*{labels}[^}}]*\}} (\S+)$", page, re.MULTILINE)
-    return float(match[1]) if match else None
 
 
 @pytest.fixture

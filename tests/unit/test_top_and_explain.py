@@ -181,6 +181,33 @@ async def test_top_fits_80_columns_and_says_how_old_it_is(rig, tmp_path):
     assert "one of name, free, promised, observed, foreign" in errors
 
 
+@pytest.mark.parametrize(
+    ("words", "state"),
+    [
+        (("Asleep", "Asleep"), "Asleep"), (("Asleep", "Waking"), "Waking"),
+        (("FallingAsleep", "FallingAsleep"), "FallingAsleep"), ((None, "Asleep"), "Serving"),
+    ],
+)  # fmt: skip
+async def test_top_says_of_a_model_that_sleeps_what_it_does(rig, words, state):
+    """Where one replica is awake the model serves."""
+
+    def asleep(obj):
+        routing = obj["status"]["routing"]
+        (pool,) = routing["replicas"]
+        pods = sorted(pool["pods"].items())
+        routing["replicas"] = [
+            pool | {"pods": dict([pod])} | ({} if word is None else {"sleep": word})
+            for pod, word in zip(pods, words, strict=True)
+        ]
+
+    await told(rig)
+    rig.cluster.change("modeldeployments", "default/chat", asleep)
+    seen = await glance(rig.reconciler.board.client)
+    states = {one.key: one.state for one in usage_of(seen.picture).models}
+    assert states["default/chat"] == state
+    assert "Asleep" not in states["default/draft"]
+
+
 async def test_without_the_operators_view_promises_are_shown_and_that_is_said(rig, tmp_path):
     """A person without the right, or an operator that is down: half of the answer, and why half."""
     config = kubeconfig(rig, tmp_path / "config")

@@ -22,6 +22,7 @@ OBJECTIVES = "not measured: only with an overload objective other than `requests
 LONG_TARGETS = "not measured: only with targets longer than this"
 TEXTS = "not measured: only where prompts are texts; `python -m bench.sizing` shows it"
 HOSTS = "not measured: only where KV cache on the host has brought nothing back yet"
+SLEEP = "not measured: only where models sleep"
 LONG_SCRAPES = "not measured: only where readings are further apart than two seconds"
 
 UNMEASURED = {
@@ -73,6 +74,10 @@ UNMEASURED = {
     "prefixes.sessions.NEW_SESSIONS_RATIO": MEMORY,
     "replica.own_requests.MAX_ENDED": MEMORY,
     "replica.reading.MAX_AGE_PERIODS": LONG_SCRAPES,
+    "dispatch.wakes.WAKE_LOOK_SECONDS": SLEEP,
+    "replica.sleep.LOOK_SECONDS": SLEEP,
+    "replica.sleep.OVERDUE_SECONDS": SLEEP,
+    "replica.sleep.UNKNOWN_WAKE_SECONDS": SLEEP,
     "routing.cost.ADAPTER_SECONDS": ADAPTERS,
 }
 """Why a constant is in no scenario."""

@@ -22,7 +22,7 @@ MAX_NODES = 12
 # Conditions that are told where they are there, beside Ready.
 TOLD_CONDITIONS = (
     "Stalled", "Degraded", "Paused", "Overbooked", "FootprintDrift", "DeviceMetricsStale",
-    "TargetsUnmet", "TemplateOutdated", "PolicyUnknown",
+    "TargetsUnmet", "TemplateOutdated", "PolicyUnknown", "Asleep", "SleepFailing",
 )  # fmt: skip
 
 

@@ -6,10 +6,16 @@ from typing import Any
 
 from memroute.catalog import accelerator_for_product
 from memroute.placement import DeviceUse, FleetUse, NodeUse, PlacementMode, fleet_use, uses
+from memroute_kube import KubeObject
+from memroute_kube.routing import read_routing_status
 from memroute_kube.shapes import listed, mapping
+from memroute_kube.sleeping import SleepState
 from memroute_operator.explaining import Picture
 from memroute_operator.gather import Facts
 from memroute_operator.replicas.replica import Replica
+
+# Of several replicas, the one that serves soonest says what the model does.
+_NEARLY_AWAKE = (SleepState.WAKING, SleepState.FALLING_ASLEEP, SleepState.ASLEEP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +27,7 @@ class ModelUse:
     wanted: int
     ready: int
     state: str
-    """The reason of its condition Ready."""
+    """The reason of its condition Ready; of a model that sleeps, what it does: ``Asleep``."""
     hbm_bytes: int
     """Promised to its replicas on all their devices."""
     kv_capacity_tokens: int
@@ -78,7 +84,7 @@ def _models(picture: Picture, facts: Facts) -> list[ModelUse]:
             ModelUse(
                 namespace=one.namespace, name=one.name, wanted=one.replicas,
                 ready=sum(replica.is_ready for replica in replicas),
-                state=_state(one.obj.get("status")),
+                state=_sleep(one.obj) or _state(one.obj.get("status")),
                 hbm_bytes=sum(map(_promised, replicas)),
                 kv_capacity_tokens=sum(
                     facts.kv_tokens.get(replica.uid, replica.kv_capacity_tokens)
@@ -98,6 +104,16 @@ def _promised(replica: Replica) -> int:
     if replica.is_terminal:
         return 0
     return replica.bytes_per_device * replica.num_devices
+
+
+def _sleep(obj: KubeObject) -> str | None:
+    """What a model does of which no replica is awake; None: one is, or none sleeps."""
+    routing = read_routing_status(obj)
+    replicas = [] if routing is None else list(routing.replicas.values())
+    states = {replica.sleep for replica in replicas}
+    if None in states:
+        return None
+    return next((state.value for state in _NEARLY_AWAKE if state in states), None)
 
 
 def _state(status: object) -> str:

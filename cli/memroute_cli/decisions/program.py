@@ -183,6 +183,7 @@ def _replicas(rows: Sequence[dict[str, Any]], *, is_wide: bool) -> Table:
     cells = []
     for row in rows:
         state = "out" if row.get("is_out") else "ready" if row.get("is_routable") else "not ready"
+        state = _text(row, "sleep").replace("-", " ") if row.get("sleep") else state
         numbers = (_number(row.get(name)) for _, name in REPLICA_FIELDS)
         cells.append((_text(row, "replica"), _text(row, "model"), state, *numbers))
     columns = (

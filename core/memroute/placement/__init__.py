@@ -16,6 +16,7 @@ from memroute.placement.inventory import (
     Node,
     PlacementMode,
     Reservation,
+    SleepHold,
 )
 from memroute.placement.ledger import OVERBOOKED_TOLERANCE_BYTES, Ledger
 from memroute.placement.neighbours import (
@@ -88,6 +89,7 @@ __all__ = [
     "ReplicaKey",
     "Reservation",
     "SchedulingNeeds",
+    "SleepHold",
     "Solver",
     "SpreadConstraint",
     "Taint",

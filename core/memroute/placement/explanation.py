@@ -5,6 +5,7 @@ hold it) and *unknown* (nothing says what the devices are).
 """
 
 from collections import Counter
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -64,6 +65,8 @@ class Explainer:
         unknown = _devices_unknown(eligible, replica, shared=shared)
         if unknown is not None:
             return unknown
+        if self._fits_but_for_host_memory(replica):
+            return _host_memory_short(self._ledger, eligible, replica)
         empty, empty_pools = self._empty_cluster()
         ever = empty_pools.best(replica, replica.footprint_on) is not None
         reason = RefusedReason.INSUFFICIENT_HBM if ever else RefusedReason.NO_DEVICE_LARGE_ENOUGH
@@ -84,6 +87,12 @@ class Explainer:
         message = "; ".join(part for part in parts if part)
         return Refused(key=replica.key, reason=reason, message=message)
 
+    def _fits_but_for_host_memory(self, replica: WantedReplica) -> bool:
+        if not replica.host_bytes:
+            return False
+        pinning_nothing = replace(replica, host_bytes=0)
+        return self._pools.best(pinning_nothing, replica.footprint_on) is not None
+
     def _empty_cluster(self) -> tuple[Ledger, Pools]:
         if self._empty is None:
             ledger = Ledger(self._inventory, ignore_use=True)
@@ -95,10 +104,14 @@ class Explainer:
     ) -> str:
         nodes = eligible.nodes
         num_devices, need = replica.footprint.num_devices, replica.footprint.total_bytes
-        key = (id(ledger), replica.eligibility_key, num_devices)
+        rest = replica.rest_bytes
+        key = (id(ledger), replica.eligibility_key, num_devices, rest)
         known = self._closest.get(key)
         if known is None or known[0] != ledger.version:
-            known = self._closest[key] = (ledger.version, _closest(ledger, nodes, num_devices))
+            known = self._closest[key] = (
+                ledger.version,
+                _closest(ledger, nodes, num_devices, rest),
+            )
         closest = known[1]
         considered = eligible.considered
         if closest is None:
@@ -215,6 +228,24 @@ def _devices_unknown(
     )
 
 
+def _host_memory_short(ledger: Ledger, nodes: list[Node], replica: WantedReplica) -> Refused:
+    """The refusal of a replica that devices have room for, and no node's own memory."""
+    need = replica.host_bytes
+    known = [(free, one) for one in nodes if (free := ledger.free_host_bytes(one.name)) is not None]
+    free, node = max(known, key=lambda item: (item[0], item[1].name))
+    size = node.host_bytes or 0
+    ever = any((one.host_bytes or 0) >= need for _, one in known)
+    return Refused(
+        key=replica.key,
+        reason=RefusedReason.INSUFFICIENT_HOST_MEMORY,
+        message=(
+            f"{_need(replica)}; devices have that, but it needs {format_gib(need)} of host memory; "
+            f"{node.name} has {format_gib(free)} free of {format_gib(size)}; "
+            f"{'it fits once others release enough' if ever else _NEVER}"
+        ),
+    )
+
+
 def _no_eligible_node(ledger: Ledger, openings: Openings, replica: WantedReplica) -> Refused:
     reasons = Counter(ineligible_reason(node, replica) for node in ledger.nodes)
     listed = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items(), key=str))
@@ -244,14 +275,16 @@ def _left_out(ledger: Ledger, replica: WantedReplica) -> str:
     return f"other nodes are left out ({listed})"
 
 
-def _closest(ledger: Ledger, nodes: list[Node], num_devices: int) -> _Closest | None:
+def _closest(
+    ledger: Ledger, nodes: list[Node], num_devices: int, rest_bytes: int | None
+) -> _Closest | None:
     """Free bytes and device that decide: the least free of the best group a node can offer."""
     best: _Closest | None = None
     for node in nodes:
         if len(node.devices) < num_devices:
             continue
         ranked = sorted(
-            ((ledger.free_bytes(device), device) for device in node.devices),
+            ((ledger.free_bytes(device, rest_bytes=rest_bytes), device) for device in node.devices),
             key=lambda item: (-item[0], item[1].index),
         )
         deciding = ranked[num_devices - 1]

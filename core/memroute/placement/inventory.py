@@ -60,6 +60,19 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SleepHold:
+    """How a replica that may sleep stands, for whoever counts its bytes."""
+
+    rest_bytes: int
+    """Of each device, what it keeps while it sleeps."""
+    is_asleep: bool = False
+    """Whether its engine has confirmed that it sleeps: until then it counts in full."""
+    settled_seconds: float | None = None
+    """For how long it has been seen so; None on the way between the two, infinite for one that has
+    never slept. Only a reading younger than that shows it as it stands."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
     """What one pod of ours was promised. Kept while the pod terminates."""
 
@@ -88,9 +101,24 @@ class Reservation:
     replaces: str | None = None
     """For the claim of a successor: the pod that it replaces. The two are never there at once,
     so where they share a device the larger of them counts."""
+    sleep: SleepHold | None = None
+    """Of a replica that may sleep; None for one that never does."""
+    host_bytes: int = 0
+    """Of its node's memory, what it may pin: KV cache there, weights while it sleeps."""
     is_preemptor: bool = False
     """For the claim of a replica of higher priority that pods give way to. It is there once for
     each of those pods (``replaces``), and is one claim: that of its ``owner``."""
+
+    def rest_on(self, uuid: str) -> int:
+        """Bytes that it has on a device while it sleeps; all of them, if it never does."""
+        size = self.device_bytes.get(uuid, 0)
+        return size if self.sleep is None else min(size, self.sleep.rest_bytes)
+
+    def lent_on(self, uuid: str) -> int:
+        """Bytes of a device that it lends to others while it sleeps; 0 while it does not."""
+        if self.sleep is None or not self.sleep.is_asleep:
+            return 0
+        return self.device_bytes.get(uuid, 0) - self.rest_on(uuid)
 
     @property
     def namespace(self) -> str:
@@ -136,6 +164,8 @@ class Node:
     """Why nobody knows what the node's accelerators are, and what cures that; None when known."""
     notes: tuple[str, ...] = ()
     """What sources have said of the node that cannot be, and was left out."""
+    host_bytes: int | None = None
+    """Memory of the node itself that pods can be given; None where nobody says."""
     link: str | None = None
     """What joins its devices, as somebody has said (``memroute.bandwidth.link_of``); None where
     nobody has."""

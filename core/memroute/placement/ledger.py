@@ -7,6 +7,14 @@ foreign = max(0, (usable - live_free) - sum(promises that the reading shows))
 free    = max(0, usable - foreign - sum(all promises))
 ```
 
+A replica that sleeps lends its bytes (``docs/adr/0055-models-that-sleep.md``): for one that never
+sleeps they are promised in full, for one that may sleep only what is left on the device is:
+
+```text
+free for a sleeper = max(0, usable - foreign - sum(all promises) + sum(lent))
+                     0 where, with one sleeper more, another could not wake beside those that rest
+```
+
 Promises alone are blind to foreign processes. Readings alone book twice while weights load.
 A reading shows a promise when it is younger than the replica's readiness: what a replica has
 loaded since the reading was taken is not in it. Foreign use is worked out once, from the whole
@@ -15,9 +23,11 @@ snapshot: it stays where it is when a plan asks what would be free without one o
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from memroute.placement.inventory import Device, Inventory, Node, PlacementMode, Reservation
 from memroute.placement.own_use import own_bytes, without_own
+from memroute.placement.sleepers import Sleepers
 from memroute.placement.ways import Way, weigh_way
 
 # Driver readings are whole MiB, and their parts are rounded one by one.
@@ -66,6 +76,10 @@ class Ledger:
         self._shared_on_node: dict[str, dict[str, int]] = {}
         self._holders: dict[str, dict[str, int]] = {}
         self._replicas_on_node: dict[str, dict[str, int]] = {}
+        self._sleepers = Sleepers()
+        self._host_bytes = Counter[str]()
+        """Memory of nodes that replicas may pin, by name."""
+        self._host_sizes = {node.name: node.host_bytes for node in inventory.nodes}
         self._released: tuple[Reservation, ...] = ()
         self._released_foreign: dict[str, int] = {}
         ordered = sorted(inventory.reservations, key=lambda one: one.replaces is not None)
@@ -166,6 +180,7 @@ class Ledger:
         if self._ignore_use:
             return
         self._bytes_of_namespace[claim.namespace] += way.added_to_namespace * sign
+        self._host_bytes[claim.node] += way.added_host_bytes * sign
         for uuid, size in way.added_bytes.items():
             self._count_bytes(claim, uuid, size * sign)
         if way.added_devices:
@@ -189,9 +204,11 @@ class Ledger:
         held_before = 0 if predecessor is None else predecessor.total_bytes
         grown = max(0, reservation.total_bytes - held_before)
         self._bytes_of_namespace[reservation.namespace] += grown * sign
-        self._count_devices(
-            reservation, {} if predecessor is None else predecessor.device_bytes, sign
-        )
+        self._count_devices(reservation, predecessor, sign)
+        self._sleepers.count(reservation, predecessor, sign)
+        is_there = predecessor is not None and predecessor.node == reservation.node
+        pinned_before = predecessor.host_bytes if predecessor is not None and is_there else 0
+        self._host_bytes[reservation.node] += max(0, reservation.host_bytes - pinned_before) * sign
         if reservation.is_moving:
             self.busy_devices.update(reservation.device_bytes)
         if reservation.is_stuck:
@@ -218,9 +235,10 @@ class Ledger:
         return next(found, nodes[0].key)
 
     def _count_devices(
-        self, reservation: Reservation, held_before: Mapping[str, int], sign: int
+        self, reservation: Reservation, predecessor: Reservation | None, sign: int
     ) -> None:
         """Bytes and time of shared devices, beyond what a predecessor has there."""
+        held_before: Mapping[str, int] = {} if predecessor is None else predecessor.device_bytes
         for uuid, num_bytes in reservation.device_bytes.items():
             held = held_before.get(uuid, 0)
             self._count_bytes(reservation, uuid, max(0, num_bytes - held) * sign)
@@ -335,7 +353,7 @@ class Ledger:
 
     def over_bytes(self, device: Device) -> int:
         """Bytes by which more was promised than the device has; 0 when it holds."""
-        over = self.reserved_bytes(device) - device.usable_bytes
+        over = self.reserved_bytes(device) - self.lent_bytes(device) - device.usable_bytes
         return over if over > OVERBOOKED_TOLERANCE_BYTES else 0
 
     def overbooked(self) -> list[Device]:
@@ -344,8 +362,58 @@ class Ledger:
             return []
         return [d for node in self.nodes for d in node.devices if self.over_bytes(d)]
 
-    def free_bytes(self, device: Device) -> int:
-        """Bytes of a shared device that may still be promised; never negative."""
+    def lent_bytes(self, device: Device) -> int:
+        """Of ``reserved_bytes``, what replicas that sleep lend to others that may."""
+        return self._sleepers.lent_bytes(device.uuid or "")
+
+    def num_asleep(self, device: Device) -> int:
+        """Replicas that sleep on a shared device."""
+        return self._sleepers.num_asleep(device.uuid or "")
+
+    def free_host_bytes(self, node: str) -> int | None:
+        """Memory of a node that replicas may still pin; None where nobody says what it has."""
+        size = self._host_sizes.get(node)
+        if size is None or self._ignore_use:
+            return size
+        return max(0, size - self._host_bytes[node])
+
+    def pinned_host_bytes(self, node: str) -> int:
+        """Memory of a node that replicas of ours may pin."""
+        return self._host_bytes[node]
+
+    def has_host_memory(self, node: str, host_bytes: int) -> bool:
+        """Whether a node has so much; where nobody says what it has, kube-scheduler judges."""
+        if not host_bytes:
+            return True
+        free = self.free_host_bytes(node)
+        return free is None or free >= host_bytes
+
+    def wakeable_bytes(self, device: Device) -> int:
+        """Bytes that a replica that wakes can count on, beyond what it keeps while it sleeps.
+
+        It gives way to what others use for certain, as a claim does: a reading may still show who
+        has just fallen asleep. Below 0 where more is in use than there is.
+        """
+        uuid = device.uuid or ""
+        used = self._reserved_bytes.get(uuid, 0) - self._sleepers.lent_bytes(uuid)
+        return device.usable_bytes - used - self._certain_bytes.get(uuid, 0)
+
+    def change_sleep(self, owner: str, *, is_asleep: bool) -> None:
+        """Count a replica as asleep, or as awake, from now on ("if it slept, …")."""
+        changed = []
+        for one in self.release(owner):
+            sleep = one.sleep
+            if one.replaces is None and sleep is not None:
+                sleep = replace(sleep, is_asleep=is_asleep)
+            changed.append(replace(one, sleep=sleep))
+        self.restore(tuple(changed))
+
+    def free_bytes(self, device: Device, *, rest_bytes: int | None = None) -> int:
+        """Bytes of a shared device that may still be promised; never negative.
+
+        ``rest_bytes``: what whoever asks keeps there while it sleeps: it may have what others lend.
+        None for one that never sleeps.
+        """
         uuid = device.uuid
         if uuid is None or device.unusable_reason is not None:
             return 0
@@ -353,7 +421,17 @@ class Ledger:
             return device.usable_bytes
         if uuid in self._full_devices:
             return 0
-        return max(0, self.unbounded_free_bytes(device))
+        free = self.unbounded_free_bytes(device)
+        if rest_bytes is not None:
+            free = self._with_lent(uuid, free, rest_bytes)
+        return max(0, free)
+
+    def _with_lent(self, uuid: str, free_bytes: int, rest_bytes: int) -> int:
+        """Free bytes for one more sleeper; none where another one could not wake beside it."""
+        spare = free_bytes + self._sleepers.spare_when_one_wakes(uuid)
+        if spare < rest_bytes:
+            return 0
+        return free_bytes + self._sleepers.lent_bytes(uuid)
 
     def unbounded_free_bytes(self, device: Device) -> int:
         """As ``free_bytes``, below 0 by what must go first; of a device that may be used."""
@@ -367,7 +445,7 @@ class Ledger:
             return False
         return device.uuid not in self._full_devices
 
-    def claimable_bytes(self, device: Device) -> int:
+    def claimable_bytes(self, device: Device, *, rest_bytes: int | None = None) -> int:
         """Bytes that a claim can count on, which was judged when it was written.
 
         It gives way to what others use for certain. What a reading shows beyond that may be its
@@ -377,7 +455,10 @@ class Ledger:
         if uuid is None or uuid in self._full_devices or device.unusable_reason is not None:
             return 0
         used = self._reserved_bytes.get(uuid, 0) + self._certain_bytes.get(uuid, 0)
-        return max(0, device.usable_bytes - used)
+        free = device.usable_bytes - used
+        if rest_bytes is not None:
+            free = self._with_lent(uuid, free, rest_bytes)
+        return max(0, free)
 
     def num_free_devices(self, node: Node) -> int:
         """Whole devices of the node that the device plugin can still hand out."""

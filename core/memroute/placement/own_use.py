@@ -24,12 +24,28 @@ def own_bytes(inventory: Inventory) -> dict[str, tuple[int, int]]:
         for uuid in reservation.device_bytes.keys() & ages.keys():
             ready = reservation.ready_seconds
             is_shown = ready is not None and ages[uuid] <= ready
-            (shown if is_shown else maybe)[uuid] += reservation.device_bytes[uuid]
+            certain, unsure = _parts(reservation, uuid, ages[uuid])
+            (shown if is_shown else maybe)[uuid] += certain
+            maybe[uuid] += unsure
     for departed in inventory.departed:
         for uuid in departed.device_bytes.keys() & ages.keys():
             if ages[uuid] >= departed.ended_seconds:
                 maybe[uuid] += departed.device_bytes[uuid]
     return {uuid: (shown[uuid], maybe[uuid]) for uuid in shown.keys() | maybe.keys()}
+
+
+def _parts(reservation: Reservation, uuid: str, age_seconds: float) -> tuple[int, int]:
+    """Of an engine that has started: bytes that a reading shows, and those that it may show.
+
+    One that sleeps has little there. One that has just fallen asleep, or woken, may be in the
+    reading as it was before.
+    """
+    size, rest, sleep = reservation.device_bytes[uuid], reservation.rest_on(uuid), reservation.sleep
+    if sleep is None:
+        return size, 0
+    if sleep.settled_seconds is None or sleep.settled_seconds < age_seconds:
+        return rest, size - rest
+    return (rest if sleep.is_asleep else size), 0
 
 
 def without_own(device: Device, released: Reservation) -> int:

@@ -23,6 +23,8 @@ Entry = tuple[int, int, int, float, str]
 node. Exclusive: bytes per device, 0, free devices, 0, node. In the order in which they are
 preferred: of devices that are as good by bytes, the one whose engines leave most of its time.
 The node by its key: it is there once for each resource that it hands out."""
+ViewKey = tuple[PlacementMode, bool, int | None]
+"""Mode, whether the device is behind a pod that hangs, and what whoever asks keeps asleep."""
 PoolKey = tuple[str | None, ...]
 """The products of the devices: one for shared entries, all of the node for exclusive ones."""
 
@@ -49,7 +51,10 @@ class Pools:
         """Nothing is sorted before something is asked: most steps place nothing."""
         self._ledger = ledger
         self._nodes = {node.key: node for node in ledger.nodes}
-        self._sorted: dict[tuple[PlacementMode, bool], dict[PoolKey, list[Entry]]] | None = None
+        self._sorted: dict[ViewKey, dict[PoolKey, list[Entry]]] | None = None
+        self._rests: list[int | None] = [None]
+        """What those that have asked keep while they sleep: devices are as free as that lets them
+        be. None: never sleeps."""
         self._of_node: dict[str, list[tuple[list[Entry], Entry]]] = {}
         self._eligible: dict[tuple[object, ...], frozenset[str]] = {}
         self._may_be_stuck = False
@@ -99,19 +104,29 @@ class Pools:
         if not eligible:
             return None
         self._blocked = blocked_devices
-        pools = self._pools()
+        rest = replica.rest_bytes if replica.mode is PlacementMode.SHARED else None
+        pools = self._pools(rest)
         pick = self._spread if replica.strategy is PlacementStrategy.SPREAD else self._pack
         limits = dict.fromkeys((self._ledger.max_contention, None))
         for is_stuck, limit in ((stuck, limit) for stuck in (False, True) for limit in limits):
             self._may_be_stuck, self._limit = is_stuck, limit
-            found = pick(pools[replica.mode, is_stuck], replica, footprint_on, eligible)
+            found = pick(pools[replica.mode, is_stuck, rest], replica, footprint_on, eligible)
             if found is not None:
                 return found
         return None
 
-    def _pools(self) -> dict[tuple[PlacementMode, bool], dict[PoolKey, list[Entry]]]:
+    def _pools(self, rest_bytes: int | None) -> dict[ViewKey, dict[PoolKey, list[Entry]]]:
+        if rest_bytes not in self._rests:
+            self._rests.append(rest_bytes)
+            self._sorted = None
         if self._sorted is None:
-            self._sorted = {(mode, stuck): {} for mode in PlacementMode for stuck in (False, True)}
+            self._of_node.clear()
+            self._sorted = {
+                (mode, stuck, rest): {}
+                for mode in PlacementMode
+                for stuck in (False, True)
+                for rest in self._rests
+            }
             for node in self._ledger.nodes:
                 for entries, entry in self._entries(node):
                     entries.append(entry)
@@ -131,24 +146,35 @@ class Pools:
             num_free = ledger.num_free_devices(node)
             if num_free:
                 products = tuple(sorted({device.product or "" for device in node.devices}))
-                pool = self._sorted[PlacementMode.EXCLUSIVE, False].setdefault(products, [])
+                pool = self._sorted[PlacementMode.EXCLUSIVE, False, None].setdefault(products, [])
                 found.append((pool, (ledger.exclusive_bytes(node), 0, num_free, 0.0, node.key)))
         else:
-            free = [(device, ledger.free_bytes(device)) for device in node.devices]
-            total = sum(size for _, size in free)
-            least: dict[tuple[str | None, bool, int, int], float] = {}
-            for device, size in free:
-                if size:
-                    alike = (
-                        device.product, device.uuid in ledger.stuck_devices, size,
-                        int(device.uuid in ledger.busy_devices),
-                    )  # fmt: skip
-                    taken = ledger.contention(device)
-                    least[alike] = min(taken, least.get(alike, taken))
-            for (product, is_stuck, size, busy), taken in least.items():
-                pool = self._sorted[PlacementMode.SHARED, is_stuck].setdefault((product,), [])
-                found.append((pool, (size, busy, total, taken, node.key)))
+            for rest in self._rests:
+                found += self._shared_entries(node, rest)
         self._of_node[node.key] = found
+        return found
+
+    def _shared_entries(
+        self, node: Node, rest_bytes: int | None
+    ) -> list[tuple[list[Entry], Entry]]:
+        """Those of its devices, as free as they are for one that keeps so much while it sleeps."""
+        assert self._sorted is not None  # noqa: S101 - set by the caller
+        ledger = self._ledger
+        free = [(one, ledger.free_bytes(one, rest_bytes=rest_bytes)) for one in node.devices]
+        total = sum(size for _, size in free)
+        least: dict[tuple[str | None, bool, int, int], float] = {}
+        for device, size in free:
+            if size:
+                alike = (
+                    device.product, device.uuid in ledger.stuck_devices, size,
+                    int(device.uuid in ledger.busy_devices),
+                )  # fmt: skip
+                taken = ledger.contention(device)
+                least[alike] = min(taken, least.get(alike, taken))
+        found: list[tuple[list[Entry], Entry]] = []
+        for (product, is_stuck, size, busy), taken in least.items():
+            pools = self._sorted[PlacementMode.SHARED, is_stuck, rest_bytes]
+            found.append((pools.setdefault((product,), []), (size, busy, total, taken, node.key)))
         return found
 
     def _pack(
@@ -271,7 +297,8 @@ class Pools:
         """The replica on the node of an entry; None when it has too few such devices."""
         node = self._nodes[entry[4]]
         num_devices, need = footprint.num_devices, footprint.total_bytes
-        if num_devices > 1 and any(device.is_slice for device in node.devices):
+        is_cut = num_devices > 1 and any(device.is_slice for device in node.devices)
+        if is_cut or not self._ledger.has_host_memory(node.name, replica.host_bytes):
             return None
         if replica.mode is PlacementMode.EXCLUSIVE:
             if entry[2] < num_devices:
@@ -292,7 +319,10 @@ class Pools:
             (device.uuid in ledger.stuck_devices, -free if is_spread else free,
              device.uuid in ledger.busy_devices, ledger.contention(device), device.index,
              device.uuid or "")
-            for device, free in ((device, ledger.free_bytes(device)) for device in node.devices)
+            for device, free in (
+                (one, ledger.free_bytes(one, rest_bytes=replica.rest_bytes))
+                for one in node.devices
+            )
             if free >= need
             and device.product == products[0]
             and (self._may_be_stuck or device.uuid not in ledger.stuck_devices)

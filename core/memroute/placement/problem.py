@@ -6,7 +6,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from memroute.footprint import ReplicaFootprint, ReplicaShape
-from memroute.placement.inventory import PlacementMode, Reservation
+from memroute.placement.inventory import PlacementMode, Reservation, SleepHold
 from memroute.placement.neighbours import ANY_NEIGHBOURS, NeighbourNeeds
 from memroute.placement.scheduling import ANYWHERE, SchedulingNeeds
 
@@ -95,6 +95,11 @@ class WantedReplica:
     """Nodes whose disk has its weights, as far as is known: of equal ones these are preferred.
     They decide neither whether it fits, nor on which kind of accelerator."""
 
+    rest_bytes: int | None = None
+    """Of each device, what it keeps while it sleeps; None for one that never sleeps."""
+    host_bytes: int = 0
+    """Of its node's memory, what it may pin: KV cache there, weights while it sleeps."""
+
     @property
     def minimum_bytes(self) -> int:
         """What it takes at least on all of its devices, wherever it goes."""
@@ -116,7 +121,8 @@ class WantedReplica:
         by_product = tuple(
             sorted((name, one.total_bytes) for name, one in self.footprints_by_product.items())
         )
-        return (id(self.footprint), by_product, self.eligibility_key)
+        memory = (self.rest_bytes, self.host_bytes)
+        return (id(self.footprint), by_product, memory, self.eligibility_key)
 
     def footprint_on(self, product: str | None) -> ReplicaFootprint:
         """What it needs on that kind of accelerator: as measured, else as estimated."""
@@ -152,6 +158,10 @@ class Placed:
     contention: float | None = None
     """Engines' shares of the most contended of its devices, its own among them, summed: above 1
     they slow each other down. None for whole devices."""
+    rest_bytes: int | None = None
+    """Of each device, what it keeps while it sleeps; None for one that never sleeps."""
+    host_bytes: int = 0
+    """Of its node's memory, what it may pin."""
     must_wait: bool = False
     """Whether an engine starts, ends or waits to start on one of its devices: they start one
     after the other."""
@@ -168,6 +178,8 @@ class Placed:
             resource=self.resource,
             occupancy_ratio=self.occupancy_ratio,
             is_moving=True,
+            sleep=None if self.rest_bytes is None else SleepHold(rest_bytes=self.rest_bytes),
+            host_bytes=self.host_bytes,
         )
 
     @property
@@ -183,6 +195,8 @@ class RefusedReason(StrEnum):
     """Never: not even an empty cluster has room."""
     INSUFFICIENT_HBM = "InsufficientHBM"
     """Not now: others hold it."""
+    INSUFFICIENT_HOST_MEMORY = "InsufficientHostMemory"
+    """Its devices have room, and their nodes have too little memory for what it pins there."""
     NO_ELIGIBLE_NODE = "NoEligibleNode"
     """No node may take it: wrong mode, selector, taint, cordon."""
     DEVICES_UNKNOWN = "DevicesUnknown"

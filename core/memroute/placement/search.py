@@ -205,9 +205,12 @@ class Search:
                 return None
             is_claimed = home.claimed_bytes is not None
             room = self.ledger.claimable_bytes if is_claimed else self.ledger.free_bytes
-            free = min(room(device) for device in devices)
+            free = min(room(device, rest_bytes=replica.rest_bytes) for device in devices)
             promised = footprint.total_bytes
         if free < footprint.total_bytes:
+            return None
+        is_claimed = home.claimed_bytes is not None
+        if not is_claimed and not self.ledger.has_host_memory(node.name, replica.host_bytes):
             return None
         return Candidate(
             node=node,
@@ -248,6 +251,8 @@ class Search:
             ),
             occupancy_ratio=replica.occupancy_on(best.devices[0].product),
             contention=contention,
+            rest_bytes=replica.rest_bytes if shared else None,
+            host_bytes=replica.host_bytes,
             resource=best.node.resource,
             must_wait=any(
                 device.uuid in self.ledger.busy_devices or device.uuid in self.ledger.stuck_devices

@@ -68,6 +68,10 @@ class Solver:
             self._search.settle(replica, decision)
         return decision
 
+    def look(self, replica: WantedReplica) -> Decision:
+        """Where the replica would go now: nothing is booked."""
+        return self._search.decide(replica)
+
     def place_all(self, wanted: Sequence[WantedReplica]) -> tuple[Decision, ...]:
         """Where the replicas go, in the order given; from now on their room is taken.
 
@@ -153,7 +157,9 @@ class Solver:
         refused = [
             number
             for number, one in enumerate(decisions)
-            if isinstance(one, Refused) and self._search.is_free(wanted[number])
+            if isinstance(one, Refused)
+            and self._search.is_free(wanted[number])
+            and _is_by_device_bytes_alone(wanted[number])
         ]
         view = LedgerView(self.ledger, [one.reservation() for one in movable.values()])
         placed = {number: view.place_of(one) for number, one in movable.items()}
@@ -279,7 +285,11 @@ class Solver:
     def _is_claimable(self, node: Node, claim: Reservation) -> bool:
         if claim.num_exclusive_devices:
             return self.ledger.num_free_devices(node) >= claim.num_exclusive_devices
-        free = {device.uuid: self.ledger.claimable_bytes(device) for device in node.devices}
+        rest = None if claim.sleep is None else claim.sleep.rest_bytes
+        free = {
+            device.uuid: self.ledger.claimable_bytes(device, rest_bytes=rest)
+            for device in node.devices
+        }
         return all(free.get(uuid, 0) >= size for uuid, size in claim.device_bytes.items())
 
     def _has_room(self, node: Node, claim: Reservation) -> bool:
@@ -288,13 +298,25 @@ class Solver:
                 self.ledger.num_free_devices(node) >= claim.num_exclusive_devices
                 and self.ledger.exclusive_bytes(node) >= claim.exclusive_bytes
             )
-        free = {device.uuid: self.ledger.free_bytes(device) for device in node.devices}
+        rest = None if claim.sleep is None else claim.sleep.rest_bytes
+        free = {
+            device.uuid: self.ledger.free_bytes(device, rest_bytes=rest) for device in node.devices
+        }
         return all(free.get(uuid, 0) >= size for uuid, size in claim.device_bytes.items())
 
     def book(self, reservation: Reservation) -> None:
         """Count one more promise."""
         self.ledger.book(reservation)
         self._pools.refresh(reservation.node)
+
+    def change_sleep(self, owner: str, *, is_asleep: bool) -> None:
+        """Count a replica as asleep, or as awake, from now on."""
+        kept = self.ledger.by_owner.get(owner)
+        if kept is None:
+            return
+        self.ledger.change_sleep(owner, is_asleep=is_asleep)
+        self._pools.refresh(kept.node)
+        self._refused.clear()  # room may have been given back
 
     def drop_claim(self, owner: str) -> None:
         """The pod's successor is wanted no more: what was claimed for it is free."""
@@ -317,7 +339,16 @@ def _is_movable(replica: WantedReplica) -> bool:
 
     Who has a home goes there, and who asked to be spread was given a node for other reasons.
     """
-    return replica.home is None and replica.strategy is PlacementStrategy.PACK
+    return (
+        replica.home is None
+        and replica.strategy is PlacementStrategy.PACK
+        and _is_by_device_bytes_alone(replica)
+    )
+
+
+def _is_by_device_bytes_alone(replica: WantedReplica) -> bool:
+    """Whether free bytes of devices decide where it fits: a second look sees nothing else."""
+    return replica.rest_bytes is None and not replica.host_bytes
 
 
 def claim_of(placed: Placed, predecessor: str) -> Reservation:

@@ -36,6 +36,8 @@ class DeviceUse:
     free_bytes: int | None
     unclear_bytes: int = 0
     """In use by others, or by our replicas that start or have just ended: nobody knows yet."""
+    lent_bytes: int = 0
+    """Of what is promised, what replicas that sleep lend to others that may sleep."""
     contention: float | None = None
     """What engines on a shared device want of its time, summed: above 1 they slow each other.
     None where nobody shares it."""
@@ -114,6 +116,7 @@ def _shared(ledger: Ledger, device: Device) -> DeviceUse:
         foreign_bytes=foreign if is_read else None,
         unclear_bytes=ledger.foreign_bytes(device) - foreign if is_read else 0,
         free_bytes=ledger.free_bytes(device),
+        lent_bytes=ledger.lent_bytes(device),
         contention=ledger.contention(device),
         holders=tuple((owner, size) for size, owner in ledger.holders(device)),
     )

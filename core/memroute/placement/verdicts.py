@@ -61,8 +61,17 @@ def _verdict(ledger: Ledger, node: Node, replica: WantedReplica) -> Verdict:
             node, f"its devices are slices, and a group of {num_devices} cannot span several"
         )
     if replica.mode is PlacementMode.SHARED:
-        return _shared(ledger, node, replica)
-    return _whole(ledger, node, replica)
+        found = _shared(ledger, node, replica)
+    else:
+        found = _whole(ledger, node, replica)
+    if not found.fits or ledger.has_host_memory(node.name, replica.host_bytes):
+        return found
+    free, size = ledger.free_host_bytes(node.name) or 0, node.host_bytes or 0
+    text = (
+        f"it has {format_gib(free)} of {format_gib(size)} host memory free, "
+        f"{format_gib(replica.host_bytes)} are needed"
+    )
+    return _no(node, text)
 
 
 def _no(node: Node, why: str, *, short_bytes: int | None = None) -> Verdict:
@@ -111,9 +120,10 @@ def _group(
 ) -> Verdict:
     footprint = replica.footprint_on(product)
     need = footprint.total_bytes
-    ranked = sorted(devices, key=lambda one: (-ledger.free_bytes(one), one.index))
+    rest = replica.rest_bytes
+    ranked = sorted(devices, key=lambda one: (-ledger.free_bytes(one, rest_bytes=rest), one.index))
     deciding = ranked[footprint.num_devices - 1]
-    free = ledger.free_bytes(deciding)
+    free = ledger.free_bytes(deciding, rest_bytes=rest)
     text = f"{_name(deciding)} has {format_gib(free)} of {_size(deciding)} free"
     if free >= need:
         return _yes(node, f"{text}, {format_gib(need)} are needed")

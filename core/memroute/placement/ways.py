@@ -21,6 +21,8 @@ class Way:
     """By device, what the claim counts beside those pods."""
     added_devices: int
     """The same in whole devices."""
+    added_host_bytes: int
+    """The same of its node's memory."""
     added_to_namespace: int
     """In bytes, what its namespace holds more beside those of them that are of it."""
 
@@ -41,5 +43,8 @@ def weigh_way(
         victims=frozenset(victims),
         added_bytes={uuid: max(0, size - held[uuid]) for uuid, size in claim.device_bytes.items()},
         added_devices=max(0, claim.num_exclusive_devices - num_held),
+        added_host_bytes=max(
+            0, claim.host_bytes - sum(one.host_bytes for one in known if one.node == claim.node)
+        ),
         added_to_namespace=max(0, claim.total_bytes - own),
     )

@@ -3,7 +3,7 @@
 import logging
 from datetime import UTC, datetime
 
-from memroute.placement import Placed, PlacementMode, Reservation
+from memroute.placement import Placed, PlacementMode, Reservation, SleepHold
 from memroute_kube import PODS, ApiError, KubeObject, KubernetesClient
 from memroute_kube.client import CONFLICT, JSON_PATCH, NOT_FOUND, UNPROCESSABLE
 from memroute_kube.errors import BAD_REQUEST, FORBIDDEN
@@ -19,6 +19,8 @@ from memroute_operator.plan import (
     FetchAhead,
     GiveWay,
     MarkDraining,
+    MarkSleep,
+    OnPods,
     OpenGate,
 )
 from memroute_operator.pod.templates import Templates
@@ -28,6 +30,7 @@ from memroute_operator.replicas.pods import describe_owner, is_ours
 from memroute_operator.replicas.promises import encode_claim
 from memroute_operator.replicas.replica import ANNOTATION_SUCCESSOR, START_GATE, Replica
 from memroute_operator.settings import OperatorSettings
+from memroute_operator.sleeping.mark import ANNOTATION_SLEEP, mark_now
 from memroute_operator.spec.deployment import Deployment
 from memroute_operator.store.store import Store
 from memroute_operator.weights.choosing import Fetched
@@ -79,6 +82,8 @@ def promised(action: Create) -> Reservation:
         exclusive_bytes=0 if shared else placed.bytes_per_device,
         resource=placed.resource,
         occupancy_ratio=placed.occupancy_ratio,
+        sleep=None if placed.rest_bytes is None else SleepHold(rest_bytes=placed.rest_bytes),
+        host_bytes=placed.host_bytes,
     )
 
 
@@ -109,9 +114,7 @@ class Applier:
                 self._store.pods.forget(action.replica.key, action.replica.uid)
             return False
 
-    async def _apply(
-        self, action: Create | Delete | MarkDraining | ClaimRoom | GiveWay | OpenGate
-    ) -> bool:
+    async def _apply(self, action: OnPods) -> bool:
         match action:
             case Create():
                 return await self._create(action)
@@ -125,6 +128,8 @@ class Applier:
                 await self._give_way(action)
             case OpenGate():
                 return await self._open_gate(action)
+            case MarkSleep():
+                await self._mark_sleep(action)
         return True
 
     async def _create(self, action: Create) -> bool:
@@ -179,6 +184,20 @@ class Applier:
         )
         self._take(patched)
         LOGGER.info("replica draining=%s pod=%s", action.draining, replica.key)
+
+    async def _mark_sleep(self, action: MarkSleep) -> None:
+        replica = action.replica
+        mark = mark_now(
+            action.state, datetime.now(UTC), replica.num_restarts, action.makes_room_for
+        )
+        patched = await self._client.patch(
+            PODS,
+            replica.namespace,
+            replica.pod_name,
+            {"metadata": {"uid": replica.uid, "annotations": {ANNOTATION_SLEEP: mark.text()}}},
+        )
+        self._take(patched)
+        LOGGER.info("replica sleep=%s pod=%s why=%r", action.state.value, replica.key, action.why)
 
     async def _rehearse(
         self,

@@ -16,9 +16,11 @@ ends, and nothing is noted against its objects.
 """
 
 import logging
+import math
 import random
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 from memroute.placement import Reservation
 from memroute_kube import ApiError
@@ -38,7 +40,8 @@ from memroute_operator.actions.lanes import LATE_SECONDS as LATE_LANE_SECONDS
 from memroute_operator.actions.lanes import Lanes
 from memroute_operator.actions.on_their_way import OnTheirWay
 from memroute_operator.metrics import OperatorMetrics
-from memroute_operator.plan import Action, Create, FetchAhead, GiveWay
+from memroute_operator.plan import Action, Create, FetchAhead, GiveWay, MarkSleep
+from memroute_operator.sleeping.mark import MarkedState
 
 LOGGER = logging.getLogger(__name__)
 FIRST_WAIT_SECONDS = 1.0
@@ -77,6 +80,9 @@ class CarryOut:
     )
     global_error: ApiError | None = None
     on_their_way: OnTheirWay = field(default_factory=OnTheirWay)
+    _waking: dict[str, float] = field(default_factory=dict)
+    """Pods that are marked to wake, by uid, until it is known whether that was written (seconds of
+    the clock; infinite while it is asked): until then they count in full."""
 
     async def carry_out(
         self,
@@ -104,13 +110,19 @@ class CarryOut:
     def _start_lane(self, key: str, due: list[Action], on_done: Callable[[Action], None]) -> None:
         creates = {pod_key(action): action for action in due if isinstance(action, Create)}
 
+        wakes = [action.replica.uid for action in due if _is_wake(action)]
+
         def drop_what_was_not_tried() -> None:
             self.on_their_way.drop_untried(creates)
+            for uid in wakes:
+                if self._waking.get(uid) == math.inf:
+                    del self._waking[uid]
 
         if self.lanes.start(key, self._lane(due, on_done), on_end=drop_what_was_not_tried):
             # From now on, not from when its turn comes.
             for pod, create in creates.items():
                 self.on_their_way.begin(pod, promised(create))
+            self._waking |= dict.fromkeys(wakes, math.inf)
 
     def raise_global_error(self) -> None:
         """Raise what ended a lane and concerns everybody, once."""
@@ -149,6 +161,12 @@ class CarryOut:
         """What pods that nobody has seen yet will hold. ``seen``: whether the store has a pod."""
         return self.on_their_way.reservations(seen, self.clock())
 
+    def waking(self) -> frozenset[str]:
+        """Pods by uid that may be marked to wake, though nobody has seen that."""
+        now = self.clock()
+        self._waking = {uid: until for uid, until in self._waking.items() if until > now}
+        return frozenset(self._waking)
+
     @property
     def wants_list(self) -> bool:
         """Whether a full list of pods would tell what became of one that was on its way."""
@@ -160,7 +178,7 @@ class CarryOut:
 
     def action_failures(self, pods: Iterable[str]) -> list[Failure]:
         """What else failed of these pods."""
-        kinds = ("Delete", "MarkDraining", "ClaimRoom", "GiveWay", "OpenGate")
+        kinds = ("Delete", "MarkDraining", "ClaimRoom", "GiveWay", "OpenGate", "MarkSleep")
         found = (self.failures.last((kind, pod)) for pod in pods for kind in kinds)
         return [failure for failure in found if failure is not None]
 
@@ -216,9 +234,13 @@ class CarryOut:
             return not isinstance(action, Create) or error.reason == NAME_TAKEN
         except BaseException:
             # Cancelled, or a bug: whether it came through is not known.
+            if _is_wake(action):
+                self._note_wake(action.replica.uid, is_known=False)
             self._leave_on_its_way(pod, LATE_SECONDS, needs_list=True)
             raise
         self.on_their_way.end(pod)
+        if _is_wake(action):
+            self._waking.pop(action.replica.uid, None)
         if not done:
             self._failed(self.superseded, (kind, pod), "Superseded", "the cluster has moved on")
             return True
@@ -241,6 +263,8 @@ class CarryOut:
                 is_late = not answered and not error.is_global
                 seconds = ANSWERED_SECONDS if answered else LATE_SECONDS if is_late else 0.0
                 self._leave_on_its_way(pod, seconds, needs_list=not answered)
+        if _is_wake(action):
+            self._note_wake(action.replica.uid, is_known=error.is_outcome_known)
         if error.is_global:
             self.global_error = error
             return
@@ -266,6 +290,13 @@ class CarryOut:
             kind, pod, error, failure.retry_seconds,
         )  # fmt: skip
 
+    def _note_wake(self, uid: str, *, is_known: bool) -> None:
+        """Whether a mark was written is known, or will be once the API server has given up."""
+        if is_known:
+            self._waking.pop(uid, None)
+        else:
+            self._waking[uid] = self.clock() + LATE_SECONDS
+
     def _failed(
         self,
         backoff: Backoff[tuple[str, str]],
@@ -286,6 +317,10 @@ class CarryOut:
 
     def _leave_on_its_way(self, pod: str, seconds: float, *, needs_list: bool) -> None:
         self.on_their_way.leave(pod, decided_seconds=self.clock() + seconds, needs_list=needs_list)
+
+
+def _is_wake(action: Action) -> TypeGuard[MarkSleep]:
+    return isinstance(action, MarkSleep) and action.state is MarkedState.WAKING
 
 
 @dataclass(frozen=True, slots=True)

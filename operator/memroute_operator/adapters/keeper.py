@@ -262,6 +262,7 @@ def _target(deployment: Deployment, replica: Replica, held: ListInEffect | None)
         or replica.is_terminating
         or replica.is_terminal
         or mount_paths is None
+        or replica.sleep_state is not None  # its calls hang while it sleeps; it loads when it wakes
     ):
         return None
     return Target(

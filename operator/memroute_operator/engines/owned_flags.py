@@ -102,6 +102,9 @@ OWNED: Mapping[str, Owner] = {
     "--ssl-certfile": ADDRESS,
     "--ssl-ca-certs": ADDRESS,
     "--disable-log-stats": METRICS,
+    "--enable-sleep-mode": Owner(
+        "an engine that sleeps has to be woken before it is sent requests", "sleep"
+    ),
     "--shutdown-timeout": Owner("memroute drains replicas before they end"),
 }
 # Where the spec has typed slots for adapters: a flag that says something else is no tuning.

@@ -49,6 +49,7 @@ OWNED_VARIABLES: Final[Mapping[EngineType, Mapping[str, Owner]]] = {
         "VLLM_DP_MASTER_IP": PARALLEL,
         "VLLM_DP_MASTER_PORT": PARALLEL,
         "VLLM_ELASTIC_EP_SCALE_UP_LAUNCH": EXPERTS,
+        "VLLM_SERVER_DEV_MODE": Owner("it opens calls that put the engine to sleep", "sleep"),
         "VLLM_KEEP_ALIVE_ON_ENGINE_DEATH": Owner("probes have to see that an engine is dead"),
     },
     EngineType.SGLANG: {

@@ -9,6 +9,7 @@ from memroute.footprint import EngineType
 from memroute.placement import Placed, PlacementMode
 from memroute_kube.resources import ENGINE_PORT
 from memroute_kube.shapes import listed, mapping
+from memroute_operator.engines import sleep_mode
 from memroute_operator.engines.host_cache import FLAG, host_cache_of
 from memroute_operator.engines.reports import (
     MAX_BLOCK_SIZE_TOKENS,
@@ -111,14 +112,19 @@ class VLLM:
         arguments += ["--gpu-memory-utilization", f"{share:.2f}"]
         if (host := host_cache_of(deployment, placed)) is not None:
             arguments += [FLAG, str(host.size_gib)]
+        if sleep_mode.sleep_on(deployment, placed) is not None:
+            arguments.append(sleep_mode.FLAG)
         return arguments + list(deployment.engine_args)
 
     def environment(self, deployment: Deployment, placed: Placed) -> Variables:
-        """None of its own, unless adapters are loaded while it runs: that is off by default."""
-        if deployment.slots is None:
-            return []
+        """None of its own, unless it is told to load adapters or to sleep while it runs."""
         own = {variable.get("name") for variable in deployment.engine_env}
-        return [] if RUNTIME_LORA in own else [{"name": RUNTIME_LORA, "value": "1"}]
+        opened = []
+        if deployment.slots is not None and RUNTIME_LORA not in own:
+            opened.append({"name": RUNTIME_LORA, "value": "1"})
+        if sleep_mode.sleep_on(deployment, placed) is not None:
+            opened.append({"name": sleep_mode.VARIABLE, "value": "1"})
+        return opened
 
     def probes(self, deployment: Deployment) -> Probes:
         """``/health`` is 200 unless the engine is dead; it opens once the weights are loaded."""

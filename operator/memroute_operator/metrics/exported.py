@@ -36,6 +36,10 @@ from memroute_operator.replicas.lost_nodes import NodeLoss
 LOOP_LAG_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
+# Seconds: a small model, 8B from the host, 70B from the host, 8B and 70B from storage.
+WAKE_BUCKETS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 60.0, 120.0)
+
+
 class _Registry(CollectorRegistry):
     """Without the series that say when each counter was made: half of the page, and no use."""
 
@@ -79,6 +83,12 @@ class OperatorMetrics:
             "memroute_operator_hub_reads",
             "Models that a hub was asked for, by what came of it.",
             ("result",),
+            registry=self._own,
+        )
+        self._wake_seconds = Histogram(
+            "memroute_operator_wake_seconds",
+            "How long engines took to wake, from the call until they said that they are awake.",
+            buckets=WAKE_BUCKETS,
             registry=self._own,
         )
         self._reconcile = Histogram(
@@ -162,6 +172,10 @@ class OperatorMetrics:
     def on_hub_read(self, result: str) -> None:
         """A hub was asked for a model; ``result``: ``Read``, or the reason of the failure."""
         self._hub_reads.labels(result=result).inc()
+
+    def on_woken(self, seconds: float) -> None:
+        """An engine was woken, and took so long."""
+        self._wake_seconds.observe(seconds)
 
     def on_error(self) -> None:
         """A reconcile was ended by an API error."""

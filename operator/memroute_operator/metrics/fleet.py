@@ -6,6 +6,7 @@ reconcile ends. A scrape sees either the last reconcile or the one before.
 """
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,6 +52,10 @@ GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "How old the exporter's values are at most, at its own pace.",
         DEVICE,
     ),
+    "device_lent_bytes": (
+        "HBM that replicas that sleep lend to others that may sleep; part of what is promised.",
+        DEVICE,
+    ),
     "device_free_bytes": ("HBM that may still be promised.", DEVICE),
     "device_unusable": ("1 while no new replica may use the device.", DEVICE),
     "replica_reserved_bytes": (
@@ -59,11 +64,20 @@ GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "node_metrics_fresh": ("1 if the node's exporter was read of late, else 0.", ("node_name",)),
     "node_usable": ("1 if replicas may be placed on the node, else 0.", ("node_name",)),
+    "node_host_bytes": (
+        "Memory of the node itself that pods may be given.",
+        ("node_name",),
+    ),
+    "node_host_reserved_bytes": (
+        "Of that, what our replicas' pods ask for, with what they may pin.",
+        ("node_name",),
+    ),
     "nodes_unreachable": ("GPU nodes that do not report.", ()),
     "nodes_given_up": ("Of those, the ones whose replicas are replaced.", ()),
     "node_loss_braked": ("1 while too many nodes are unreachable to give any up.", ()),
     "replicas": ("Replica pods by state.", (*DEPLOYMENT, "state")),
     "replicas_wanted": ("Replicas that the spec asks for.", DEPLOYMENT),
+    "replicas_asleep": ("Replicas whose engine sleeps.", DEPLOYMENT),
     "replicas_ready": ("Replicas whose engine is ready.", DEPLOYMENT),
     "replicas_refused": ("Replicas that fit nowhere, by reason.", (*DEPLOYMENT, "reason")),
     "replica_restarts": ("Restarts of the engine's container in its pod.", REPLICA),
@@ -183,6 +197,7 @@ def families_of(shown: Shown) -> Families:
     _set_devices(families, facts, ledger)
     _set_namespaces(families, ledger, shown.quotas)
     _set_nodes(families, facts, shown.loss)
+    _set_host_memory(families, facts, ledger)
     _set_replicas(families, facts, shown.refused)
     _set_conditions(families, facts, shown.conditions)
     for name in RULES:
@@ -215,6 +230,7 @@ def _set_devices(families: Families, facts: Facts, ledger: Ledger) -> None:
                 ("device_reserved_bytes", use.promised_bytes),
                 ("device_observed_bytes", use.observed_bytes),
                 ("device_foreign_bytes", use.foreign_bytes),
+                ("device_lent_bytes", use.lent_bytes),
                 ("device_free_bytes", use.free_bytes),
                 ("device_live_free_bytes", device.live_free_bytes),
                 ("device_reading_age_seconds", device.live_age_seconds),
@@ -291,11 +307,23 @@ def _set_nodes(families: Families, facts: Facts, loss: NodeLoss) -> None:
         families.set("operator_unreadable_objects", (kind,), count)
 
 
+def _set_host_memory(families: Families, facts: Facts, ledger: Ledger) -> None:
+    sizes = {
+        node.name: node.host_bytes
+        for node in facts.inventory.nodes
+        if node.host_bytes is not None and (node.devices or node.num_allocatable)
+    }
+    for name, size in sizes.items():
+        families.set("node_host_bytes", (name,), size)
+        families.set("node_host_reserved_bytes", (name,), ledger.pinned_host_bytes(name))
+
+
 def _set_replicas(
     families: Families, facts: Facts, refused: Mapping[str, Mapping[str, int]]
 ) -> None:
     states: dict[tuple[str, str], dict[str, int]] = {}
     ready: dict[tuple[str, str], int] = {}
+    asleep = Counter[tuple[str, str]]()
     for deployment in facts.deployments:
         name = (deployment.namespace, deployment.name)
         states[name], ready[name] = dict.fromkeys(STATES, 0), 0
@@ -304,9 +332,11 @@ def _set_replicas(
         counts = states.setdefault(name, dict.fromkeys(STATES, 0))
         counts[replica.state.value] += 1
         ready[name] = ready.get(name, 0) + replica.is_ready
+        asleep[name] += replica.is_resting
         families.set("replica_restarts", (*name, replica.pod_name), replica.num_restarts)
     for name, counts in states.items():
         families.set("replicas_ready", name, ready.get(name, 0))
+        families.set("replicas_asleep", name, asleep[name])
         for state, count in counts.items():
             families.set("replicas", (*name, state), count)
     for deployment in facts.deployments:

@@ -19,7 +19,7 @@ REPLICA = (*DEPLOYMENT, "replica")
 STATES = tuple(state.value for state in ReplicaState)
 REFUSED_REASONS = tuple(reason.value for reason in RefusedReason)
 CONDITIONS = (*LASTING, *ABNORMAL)
-ACTIONS = ("Create", "Delete", "MarkDraining", "ClaimRoom", "GiveWay", "OpenGate")
+ACTIONS = ("Create", "Delete", "MarkDraining", "ClaimRoom", "GiveWay", "OpenGate", "MarkSleep")
 WRITES = (*ACTIONS, "WriteStatus", "CreateBudget", "DeleteBudget")
 # Of calls that are refused; others have a series from their first on.
 STATUSES = ("0", "400", "403", "404", "409", "422", "429", "500", "503", "504")
@@ -27,7 +27,7 @@ HUB_RESULTS = ("Read", *(reason.value for reason in HubReason))
 # Where exceptions that are bugs are held.
 PLACES = (
     "calibrations", "events", "fleet view", "grants", "hub", "lane", "leases", "names", "plan",
-    "reconcile", "resync", "rules", "status", "version",
+    "reconcile", "resync", "rules", "sleep", "status", "version",
 )  # fmt: skip
 READINGS = ("exporter", "router", "engine", "fetcher", "resource-slices")
 # ConfigMaps of an administrator.

@@ -165,6 +165,7 @@ class _NodeReader:
             devices_unknown=unknown,
             notes=notes,
             link=read_link(self._annotations, self._labels),
+            host_bytes=self._allocatable.get("memory"),
         )
 
     def _num_foreign(self, resource: str) -> int:

@@ -8,9 +8,12 @@ from memroute.units import GIB
 from memroute_operator.ahead.facts import Ahead
 from memroute_operator.ahead.goal import Goal, ahead_name
 from memroute_operator.memory import DepartedClaim
+from memroute_operator.readings.demand import Demand
 from memroute_operator.replicas.giving_way import GivesWay
 from memroute_operator.replicas.replica import Replica
 from memroute_operator.rules.priorities import NO_CLASSES, PriorityClasses
+from memroute_operator.sleeping.mark import MarkedState
+from memroute_operator.sleeping.sight import EngineSight
 from memroute_operator.spec.deployment import Deployment
 from memroute_operator.spec.revisions import FailedRevision
 
@@ -116,7 +119,19 @@ class EndFetch:
     """Without waiting for its node, which is gone."""
 
 
-Action = Create | Delete | MarkDraining | ClaimRoom | GiveWay | OpenGate | FetchAhead | EndFetch
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkSleep:
+    """Write on a replica how it sleeps: before its engine is told to wake, and after it sleeps."""
+
+    replica: Replica
+    state: MarkedState
+    why: str
+    makes_room_for: str | None = None
+    """``namespace/name`` of the ModelDeployment that it falls asleep for."""
+
+
+OnPods = Create | Delete | MarkDraining | ClaimRoom | GiveWay | OpenGate | MarkSleep
+Action = OnPods | FetchAhead | EndFetch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +193,10 @@ class Outcome:
     contention: float = 0.0
     """What engines on the most contended device of its replicas want of its time, summed; 0 where
     it shares none."""
+    sleep_waits: str | None = None
+    """What a replica that is to wake waits for, as a sentence without its subject."""
+    sleep_trouble: str | None = None
+    """What is in the way of an engine's sleep or wake, as a sentence."""
     overbooked: list[Overbooked] = field(default_factory=list)
     """Devices of its replicas of which more was promised than they have."""
 
@@ -191,6 +210,10 @@ class Step:
     overbooked: list[Overbooked] = field(default_factory=list)
     stuck: list[Replica] = field(default_factory=list)
     """Pods that hang in Terminating, of any deployment."""
+    may_fall_asleep: set[str] = field(default_factory=set)
+    """Pods by uid whose engine may be told to fall asleep: no router has a request at it."""
+    due_seconds: float | None = None
+    """In how many seconds something is due of models that sleep; None where nothing is."""
     has_timers: bool = False
     """Whether something is due by time alone: look again soon."""
     num_explained: int = 0
@@ -226,5 +249,11 @@ class PlanContext:
     """The image of engines whose ModelDeployment names none; None where nobody says."""
     refused_aheads: Mapping[str, str] = field(default_factory=dict)
     """Pods (``namespace/name``) that should go ahead, and that the API server refuses → why."""
+    demand: Demand | None = None
+    """Since when nobody has asked for a model; None where no router says."""
+    sights: Mapping[str, EngineSight] = field(default_factory=dict)
+    """What engines that are not awake have answered, by the uid of their pod."""
+    sleep_refusals: Mapping[str, str] = field(default_factory=dict)
+    """Engines that have not fallen asleep of late, by the uid of their pod → why."""
     weights: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Nodes that have weights, by ``Deployment.weights_key``."""

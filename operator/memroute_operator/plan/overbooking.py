@@ -73,16 +73,16 @@ def _who_leaves(device: Device, pods: list[Replica], leaving: set[str]) -> Overb
     Claims do not count: one that does not fit any more is dropped by its own rollout.
     """
     uuid = device.uuid or ""
-    over = sum(pod.device_bytes[uuid] for pod in pods) - device.usable_bytes
+    over = sum(pod.present_bytes(uuid) for pod in pods) - device.usable_bytes
     if over <= OVERBOOKED_TOLERANCE_BYTES:
         return None
     drained = [pod for pod in pods if pod.is_terminating or pod.key in leaving]
-    excess = over - sum(pod.device_bytes[uuid] for pod in drained)
+    excess = over - sum(pod.present_bytes(uuid) for pod in drained)
     for pod in pods:
         if excess <= 0:
             break
         if pod not in drained:
-            excess -= pod.device_bytes[uuid]
+            excess -= pod.present_bytes(uuid)
             drained.append(pod)
     return Overbooked(
         node=device.node,

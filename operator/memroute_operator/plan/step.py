@@ -7,11 +7,20 @@ from memroute.placement import (
     PlacementMode,
     PlacementStrategy,
     Refused,
+    RefusedReason,
     Solver,
     excess,
 )
 from memroute_operator.gather import Facts
-from memroute_operator.plan.actions import Create, Delete, OpenGate, Outcome, PlanContext, Step
+from memroute_operator.plan.actions import (
+    Create,
+    Delete,
+    MarkSleep,
+    OpenGate,
+    Outcome,
+    PlanContext,
+    Step,
+)
 from memroute_operator.plan.draining import Drains
 from memroute_operator.plan.keeping import Keeping, Worth, num_old, sort_out, unwanted, why_surplus
 from memroute_operator.plan.look_ahead import Aheads
@@ -30,6 +39,7 @@ from memroute_operator.plan.wishes import (
     wanted_replica,
 )
 from memroute_operator.replicas.replica import Replica
+from memroute_operator.sleeping.deciding import Sleeps
 from memroute_operator.spec.deployment import Deployment
 
 
@@ -54,6 +64,8 @@ class _Planning:
             node.name for node in facts.inventory.nodes if node.unusable_reason == "Cordoned"
         )
         self._num_created: dict[str, int] = {}
+        self._refused_sleepers: list[Missing] = []
+        """Replicas that may sleep, and for which there is no room now."""
         self._slots: dict[str, set[int]] = {}
         """Slots that pods have, or are given in this step."""
         self._by_deployment = facts.replicas_by_deployment()
@@ -97,6 +109,15 @@ class _Planning:
             self._replace(deployment, keepings[deployment.key])
             self._clear_aheads(deployment, keepings[deployment.key])
         self._aheads.clear_orphans(one.key for one in self._deployments)
+        Sleeps(
+            self._facts,
+            self._context,
+            self._solver,
+            self._step,
+            deployments=self._deployments,
+            going=self._going,
+            refused=self._refused_sleepers,
+        ).run()
         self._open_gates()
         self._tell_quotas()
         self._tell_contention()
@@ -290,6 +311,9 @@ class _Planning:
             outcome = self._step.outcomes[one.deployment.key]
             if isinstance(decision, Refused):
                 outcome.refused[decision.key.index] = decision
+                short = decision.reason is RefusedReason.INSUFFICIENT_HBM
+                if short and one.wanted.rest_bytes is not None:
+                    self._refused_sleepers.append(one)
                 continue
             if is_held_back(one.deployment, decision.key, self._context):
                 continue  # what was claimed for it stays its own for a while
@@ -327,8 +351,10 @@ class _Planning:
 
     def _open_gates(self) -> None:
         """Let queued replicas start, the oldest first, one per device at a time."""
+        marked = {one.replica.uid for one in self._step.actions if isinstance(one, MarkSleep)}
         occupied = {
-            uuid for r in self._facts.replicas if r.occupies_start or r.is_stuck
+            uuid for r in self._facts.replicas
+            if r.occupies_start or r.is_stuck or r.changes_sleep or r.uid in marked
             for uuid in r.device_bytes
         }  # fmt: skip
         for replica in self._facts.replicas:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from memroute.placement import Home, ReplicaKey, WantedReplica
 from memroute.sizing.occupancy import Occupancies
+from memroute_operator.engines.sleep_mode import host_bytes, rest_bytes, sleep_mode_of
 from memroute_operator.plan.actions import PlanContext
 from memroute_operator.plan.keeping import Keeping, num_old
 from memroute_operator.pod.pod_names import replica_key
@@ -100,6 +101,7 @@ def wanted_replica(deployment: Deployment, slot: int, context: PlanContext) -> W
     """A replica of a deployment whose footprint is known."""
     assert deployment.shape is not None  # noqa: S101 - callers have seen the footprint
     assert deployment.footprint is not None  # noqa: S101
+    mode = sleep_mode_of(deployment)
     return WantedReplica(
         key=replica_key(deployment, slot),
         shape=deployment.shape,
@@ -114,6 +116,8 @@ def wanted_replica(deployment: Deployment, slot: int, context: PlanContext) -> W
         avoided_nodes=context.avoided_nodes.get(deployment.key, frozenset()),
         neighbours=deployment.neighbours,
         occupancies_by_product=Occupancies(deployment.shape),
+        rest_bytes=None if mode is None else rest_bytes(deployment.footprint),
+        host_bytes=host_bytes(deployment, deployment.footprint),
         nodes_with_weights=context.weights.get(deployment.weights_key or "", frozenset()),
     )
 

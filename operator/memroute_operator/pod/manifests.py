@@ -3,7 +3,6 @@
 from typing import Any
 
 from memroute.placement import Placed, PlacementMode
-from memroute.units import GIB
 from memroute_kube import KubeObject
 from memroute_kube.resources import (
     ANNOTATION_KV_CAPACITY_TOKENS,
@@ -26,6 +25,7 @@ from memroute_operator.adapters.pod import (
     adapters_container,
     store_of,
 )
+from memroute_operator.engines import sleep_mode
 from memroute_operator.engines.host_cache import host_cache_of
 from memroute_operator.engines.registry import Drain, engine_of
 from memroute_operator.engines.seam import SHARED_MEMORY, ports
@@ -165,6 +165,7 @@ def replica_pod(
             | _weights_annotation(deployment)
             | _adapters_annotation(deployment)
             | _occupancy_annotation(placed)
+            | sleep_mode.annotations(deployment, placed)
             | ({} if host is None else host.annotations)
             | {
                 ANNOTATION_RESERVATION: encode_reservation(
@@ -272,7 +273,7 @@ def _engine_container(
     container["resources"] = resources(
         deployment.footprint_on(placed.product),
         devices,
-        host_cache_bytes=(deployment.host_kv_cache_gib or 0) * GIB,
+        pinned_bytes=sleep_mode.pinned_bytes(deployment, deployment.footprint_on(placed.product)),
     )
     container["securityContext"] = security_context()
     return container

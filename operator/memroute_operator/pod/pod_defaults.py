@@ -40,17 +40,18 @@ def security_context() -> dict[str, Any]:
 
 
 def resources(
-    footprint: ReplicaFootprint, devices: dict[str, str], *, host_cache_bytes: int = 0
+    footprint: ReplicaFootprint, devices: dict[str, str], *, pinned_bytes: int = 0
 ) -> dict[str, Any]:
     """Requests for the node's processors and memory, and the devices as limits.
 
-    ``host_cache_bytes``: of KV cache on the node; it is pinned, so all of it is taken at the start.
+    ``pinned_bytes``: of KV cache on the node, which is taken at the start, and of its sleep, which
+    is taken the first time.
     """
     host = host_request(footprint)
     found: dict[str, Any] = {
         "requests": {
             "cpu": f"{host.cpu_millis}m",
-            "memory": f"{-(-(host.memory_bytes + host_cache_bytes) // MIB)}Mi",
+            "memory": f"{-(-(host.memory_bytes + pinned_bytes) // MIB)}Mi",
         }
     }
     if devices:

@@ -55,6 +55,28 @@ def requested_devices(pod: KubeObject) -> Counter[str]:
     return running | peak
 
 
+def requested_memory(pod: KubeObject) -> int:
+    """Bytes of its node's memory that a pod asks for; a request that is no number is 0.
+
+    Of its containers and sidecars: what init containers need at once they need before the engine
+    runs, and is nothing that stays.
+    """
+    spec = pod.get("spec")
+    if not isinstance(spec, Mapping):
+        return 0
+    running = [*_containers(spec, "containers")]
+    running += [
+        one for one in _containers(spec, "initContainers") if one.get("restartPolicy") == "Always"
+    ]
+    total = 0
+    for container in running:
+        resources = container.get("resources")
+        requests = resources.get("requests") if isinstance(resources, Mapping) else None
+        memory = requests.get("memory") if isinstance(requests, Mapping) else None
+        total += parse_count(memory) or 0
+    return total
+
+
 def _containers(spec: Mapping[str, Any], field: str) -> Iterator[Mapping[str, Any]]:
     listed = spec.get(field)
     if isinstance(listed, list | tuple):

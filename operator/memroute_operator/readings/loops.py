@@ -28,6 +28,9 @@ from memroute_operator.readings.sources import PodSelector, SourceLog
 from memroute_operator.weights.reports import FetchReports, find_fetching
 
 LOGGER = logging.getLogger(__name__)
+# How often routers are read where models may sleep, in seconds: chosen by hand, a wake takes some
+# seconds and begins with such a look. A page takes a router some milliseconds.
+WAKE_LOOK_SECONDS = 1.0
 # How often engines that were not read yet are read, in seconds, chosen by hand: a measurement
 # is good for the next placement, not for this one.
 ENGINE_SECONDS = 15.0
@@ -126,6 +129,10 @@ class Readings:
         self.routers = RouterMetrics()
         self.engines = EngineReports()
         self.fetches = FetchReports()
+        self.sleepers: frozenset[str] = frozenset()
+        """ModelDeployments whose replicas may sleep."""
+        self.asleep: frozenset[str] = frozenset()
+        """Those of which one is not awake."""
         self.slices_by_node: dict[str, list[KubeObject]] = {}
         """What DRA drivers publish of each node; empty where there are none."""
         self._list_slices, self._list_claims = list_slices, list_claims
@@ -170,12 +177,20 @@ class Readings:
         async with asyncio.TaskGroup() as group:
             for kind, read, seconds in (
                 ("exporter", self._read_exporters, lambda: self.devices.scrape_seconds),
-                ("router", self._read_routers, lambda: self._scrape_seconds),
+                ("router", self._read_routers, self._router_seconds),
                 ("engine", self._read_engines, lambda: ENGINE_SECONDS),
                 ("fetcher", self._read_fetchers, lambda: FETCH_SECONDS),
                 ("resource-slices", self._read_slices, lambda: SLICE_SECONDS),
             ):
                 group.create_task(self._forever(kind, read, seconds))
+
+    def _router_seconds(self) -> float:
+        """How often routers are read: soon, where a request that they hold wakes a model."""
+        return (
+            min(self._scrape_seconds, WAKE_LOOK_SECONDS)
+            if self.sleepers
+            else (self._scrape_seconds)
+        )
 
     async def _forever(
         self,
@@ -204,6 +219,7 @@ class Readings:
             self.slices_by_node,
             self.fetches.words(self._clock()),
             now_seconds=self._clock(),
+            asleep=self.asleep,
         )
         if is_news:
             self._on_change()

@@ -6,7 +6,7 @@ routers count is looked at when something is due: each second while a replica dr
 with everything (the pressure's word in a status is a measurement, and may be half a minute old).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from memroute.units import MIB
@@ -40,8 +40,12 @@ class News:
         fetches: Mapping[str, str],
         *,
         now_seconds: float,
+        asleep: Collection[str] = (),
     ) -> bool:
-        """Whether anything has changed that a plan would see."""
+        """Whether anything has changed that a plan would see.
+
+        ``asleep``: ModelDeployments of which replicas sleep: that one is asked for wakes it.
+        """
         before = self._free_bytes
         self._free_bytes = {
             key: _settled(before.get(key), one.free_bytes)
@@ -61,6 +65,7 @@ class News:
             dict(engines.by_pod),
             slices,
             fetches,
+            {key: at for key, at in routers.demand.last_asked().items() if key in asleep},
         )
         is_news, self._content = content != self._content, content
         return is_news

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from memroute.traffic.admission import AloneLatency
 from memroute_kube import KubeObject
 from memroute_kube.resources import container_port, is_condition_true
+from memroute_operator.readings.demand import DemandLog
 from memroute_operator.readings.pages import (
     PageFailure,
     PageFailureReason,
@@ -37,6 +38,9 @@ _BY_DEPLOYMENT = {
 }
 # Requests that wait for their turn: of several routers each has its own.
 _SUMS_BY_DEPLOYMENT = {f"{_PREFIX}queue_requests": MAX_IN_FLIGHT}
+# Requests that asked for a model since the router began. More than any router sees in a year.
+ARRIVALS = f"{_PREFIX}arrivals_total"
+MAX_ARRIVALS = 10**12
 _LIMITS = _BY_POD | _BY_DEPLOYMENT | _SUMS_BY_DEPLOYMENT
 
 
@@ -65,6 +69,8 @@ class RouterMetrics:
     """``namespace/deployment`` → whether its engines meet its targets; absent while nobody knows.
     Kept while a router does not answer: what engines need does not change meanwhile."""
 
+    demand: DemandLog = field(default_factory=DemandLog)
+    """Since when nobody has asked for a model."""
     read_at_seconds: float | None = None
     """When the oldest of the pages behind ``in_flight`` was asked for; None while unknown. What
     was sent since is not in it."""
@@ -102,6 +108,13 @@ class RouterMetrics:
         await read_spread(running, read, over_seconds=over_seconds)
         self.log.keep(pages)
         self.take(list(pages.values()), asked_at_seconds=started_at)
+        self.demand.look(
+            {name: arrivals_of(page) for name, page in pages.items() if page is not None},
+            waiting=self.waiting,
+            in_flight=self.in_flight,
+            is_known=self.is_known,
+            at_seconds=started_at,
+        )
 
     def take(self, pages: Sequence[str | None], *, asked_at_seconds: float | None = None) -> None:
         """The pages of all routers; None for one that did not answer."""
@@ -148,6 +161,22 @@ class RouterMetrics:
                 for key, least in by_deployment.items()
                 if "targets_unmet" in least
             }
+
+
+def arrivals_of(page: str) -> dict[str, int] | None:
+    """What a router has counted, by ModelDeployment; None for one that does not count.
+
+    A router of before has no such counter. One that has just started has its name without a sample.
+    """
+    if ARRIVALS not in page:
+        return None
+    found: dict[str, int] = {}
+    for sample in parse_samples(page, {ARRIVALS}):
+        if sample.value is None or not 0 <= sample.value <= MAX_ARRIVALS:
+            return None
+        key = _deployment(sample.labels)
+        found[key] = found.get(key, 0) + int(sample.value)
+    return found
 
 
 def _deployment(labels: Mapping[str, str]) -> str:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from memroute.placement import Home, Placed, PlacementMode, Reservation
+from memroute.placement import Home, Placed, PlacementMode, Reservation, SleepHold
 
 RESERVATION_VERSION = 1
 # A bound on what is believed: no accelerator has a pebibyte, no node a thousand accelerators.
@@ -27,6 +27,10 @@ class Promise:
     bytes_per_device: int
     resource: str | None = None
     """What an exclusive replica asks the device plugin for; None where it does not say."""
+    rest_bytes: int | None = None
+    """Of each device, what it keeps while it sleeps; None for one that never sleeps."""
+    host_bytes: int = 0
+    """Of its node's memory, what it was promised; 0 where it pins nothing, or does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,8 @@ class Claim:
             exclusive_bytes=0 if shared else promise.bytes_per_device,
             resource=promise.resource,
             replaces=predecessor,
+            sleep=None if promise.rest_bytes is None else SleepHold(rest_bytes=promise.rest_bytes),
+            host_bytes=promise.host_bytes,
         )
 
     def home(self) -> Home:
@@ -74,6 +80,10 @@ def _document(placed: Placed) -> dict[str, object]:
         document["devices"] = dict.fromkeys(placed.device_uuids, placed.bytes_per_device)
     else:
         document["resource"] = placed.resource
+    if placed.rest_bytes is not None:
+        document["restBytes"] = placed.rest_bytes
+    if placed.host_bytes:
+        document["hostBytes"] = placed.host_bytes
     return document
 
 
@@ -147,6 +157,8 @@ def _promise(document: dict[str, object]) -> Promise | None:
         num_devices=count,
         bytes_per_device=size,
         resource=resource,
+        rest_bytes=_whole(document.get("restBytes"), at_most=MAX_DEVICE_BYTES),
+        host_bytes=_whole(document.get("hostBytes"), at_most=MAX_DEVICE_BYTES) or 0,
     )
 
 

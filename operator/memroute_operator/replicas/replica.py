@@ -1,12 +1,14 @@
 """A replica's pod as the operator reads it: what was promised, and how far it has come."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from memroute.placement import PlacementMode, Reservation
+from memroute.hierarchy.sleep import SleepLevel
+from memroute.placement import PlacementMode, Reservation, SleepHold
 from memroute_kube import KubeObject
 from memroute_kube.memory_words import ENGINE_TYPES
 from memroute_kube.resources import (
@@ -19,12 +21,22 @@ from memroute_kube.resources import (
     LABEL_REPLICA,
     is_condition_true,
 )
+from memroute_kube.sleeping import SleepState, wake_seconds_of
 from memroute_operator.failures import Diagnosis, failure_of, last_end_of
 from memroute_operator.pod.pod_defaults import ENGINE_CONTAINER
-from memroute_operator.pod.pod_resources import requested_devices
+from memroute_operator.pod.pod_resources import requested_devices, requested_memory
 from memroute_operator.replicas.giving_way import ANNOTATION_GIVES_WAY, GivesWay, read_gives_way
 from memroute_operator.replicas.leaving import ANNOTATION_DRAINING_FOR
 from memroute_operator.replicas.promises import Claim, read_claim, read_promise
+from memroute_operator.sleeping.mark import (
+    ANNOTATION_SLEEP,
+    ANNOTATION_SLEEPS,
+    ANNOTATION_WAKE_SECONDS,
+    SLEEP_LEVELS,
+    MarkedState,
+    SleepMark,
+    read_mark,
+)
 from memroute_operator.weights.container import has_fetched, is_fetching, is_out_of_disk
 
 ANNOTATION_REVISION = f"{GROUP}/revision"
@@ -71,6 +83,8 @@ class ReplicaState(StrEnum):
     """Its weights are being fetched; its engine has not been started yet."""
     STARTING = "Starting"
     SERVING = "Serving"
+    ASLEEP = "Asleep"
+    """Its engine sleeps, or is on the way to or from it; it is ready, and wakes when asked."""
     DRAINING = "Draining"
     TERMINATING = "Terminating"
     FAILED = "Failed"
@@ -90,6 +104,10 @@ class Seen:
     draining_seconds: float | None = None
     unschedulable_seconds: float | None = None
     terminating_seconds: float | None = None
+    sleep_seconds: float | None = None
+    """In the state of its sleep that it is in; None for one that has never slept."""
+    resting_seconds: float | None = None
+    """Since it began to fall asleep; None while it is awake, or wakes."""
     starting_seconds: float | None = None
     """On its node, and not ready yet: what a deadline is about. Restarts do not begin anew."""
 
@@ -163,6 +181,18 @@ class Replica:
     """To which replica of higher priority it gives way; None when to none."""
     priority: int = 0
     """Its pod's own, as the API server computed it."""
+    rest_bytes: int | None = None
+    """Of each device, what it keeps while it sleeps; None for one that never sleeps."""
+    sleep_level: SleepLevel | None = None
+    """How deep its engine was made to sleep; None for one that never sleeps."""
+    wake_seconds: int | None = None
+    """How long a wake is expected to take; None where nobody knows."""
+    sleep_mark: SleepMark | None = None
+    """What was last written of its sleep; None for one that has never slept."""
+    is_waking_told: bool = False
+    """Whether it may have been marked to wake, though nobody has seen that: it counts in full."""
+    host_bytes: int = 0
+    """Of its node's memory, what its pod asks for, or was promised."""
     seen: Seen = Seen()
     fetch: str | None = None
     """How far its weights are, in words; None when nobody knows, or nothing is fetched."""
@@ -216,6 +246,38 @@ class Replica:
         return not self.is_ready and unready is not None and unready > BROKEN_SECONDS
 
     @property
+    def may_sleep(self) -> bool:
+        """Whether its engine was started so that it can."""
+        return self.sleep_level is not None and self.rest_bytes is not None
+
+    @property
+    def sleep_state(self) -> SleepState | None:
+        """Where its engine is between waking and sleeping; None while it is awake.
+
+        One whose container was started anew is awake, whatever was written before.
+        """
+        mark = self.sleep_mark
+        if not self.may_sleep or mark is None or mark.restarts != self.num_restarts:
+            return None
+        return mark.state.told
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether its devices are lent to others: its engine has confirmed that it sleeps."""
+        is_asleep = self.sleep_state is SleepState.ASLEEP
+        return is_asleep and not self.is_down and not self.is_waking_told
+
+    def present_bytes(self, uuid: str) -> int:
+        """What it has of a device now: all that it was promised, but for one that sleeps."""
+        size = self.device_bytes.get(uuid, 0)
+        return min(size, self.rest_bytes or 0) if self.is_resting else size
+
+    @property
+    def changes_sleep(self) -> bool:
+        """Whether its engine falls asleep or wakes: memory on its devices moves."""
+        return self.sleep_state in (SleepState.FALLING_ASLEEP, SleepState.WAKING)
+
+    @property
     def occupies_start(self) -> bool:
         """Whether its engine is starting or ending: memory on its devices moves."""
         return self.is_starting or (
@@ -241,10 +303,25 @@ class Replica:
             num_exclusive_devices=0 if shared else self.num_devices,
             exclusive_bytes=0 if shared else self.bytes_per_device,
             resource=self.resource,
-            occupancy_ratio=self.occupancy_ratio,
+            # An engine that sleeps takes none of a device's time.
+            occupancy_ratio=0.0 if self.is_resting else self.occupancy_ratio,
             ready_seconds=self.seen.serving_seconds,
-            is_moving=self.occupies_start or (self.is_gated and not self.is_terminating),
+            is_moving=self.occupies_start
+            or self.changes_sleep
+            or (self.is_gated and not self.is_terminating),
             is_stuck=self.is_stuck,
+            sleep=self._sleep_hold(),
+            host_bytes=self.host_bytes,
+        )
+
+    def _sleep_hold(self) -> SleepHold | None:
+        if self.rest_bytes is None or not self.may_sleep:
+            return None
+        settled: float | None = math.inf
+        if self.sleep_mark is not None:
+            settled = None if self.changes_sleep else self.seen.sleep_seconds
+        return SleepHold(
+            rest_bytes=self.rest_bytes, is_asleep=self.is_resting, settled_seconds=settled
         )
 
     def reservations(self) -> tuple[Reservation, ...]:
@@ -296,6 +373,11 @@ def read_replica(pod: KubeObject) -> Replica | None:
         resource=promise.resource or next(iter(requested_devices(pod)), None),
         occupancy_ratio=_ratio(annotations.get(ANNOTATION_OCCUPANCY)),
         kv_capacity_tokens=_count(annotations.get(ANNOTATION_KV_CAPACITY_TOKENS)) or 0,
+        rest_bytes=promise.rest_bytes,
+        sleep_level=SLEEP_LEVELS.get(annotations.get(ANNOTATION_SLEEPS) or ""),
+        wake_seconds=wake_seconds_of(_count(annotations.get(ANNOTATION_WAKE_SECONDS))),
+        sleep_mark=read_mark(annotations.get(ANNOTATION_SLEEP)),
+        host_bytes=max(promise.host_bytes, requested_memory(pod)),
         state=_state(pod, failure),
         is_ready=is_condition_true(pod, "Ready"),
         ready_since=_ready_since(pod),
@@ -367,8 +449,16 @@ def _state(pod: KubeObject, failure: str | None) -> ReplicaState:
     if _is_gated(pod):
         return ReplicaState.QUEUED
     if is_condition_true(pod, "Ready"):
-        return ReplicaState.SERVING
+        return ReplicaState.ASLEEP if _is_not_awake(pod) else ReplicaState.SERVING
     return _state_of_start(pod)
+
+
+def _is_not_awake(pod: KubeObject) -> bool:
+    annotations = pod["metadata"].get("annotations") or {}
+    mark = read_mark(annotations.get(ANNOTATION_SLEEP))
+    if mark is None or ANNOTATION_SLEEPS not in annotations:
+        return False
+    return mark.state is not MarkedState.AWAKE and mark.restarts == _num_restarts(pod)
 
 
 def _state_of_start(pod: KubeObject) -> ReplicaState:

@@ -90,6 +90,8 @@ def started_with(spec: Mapping[str, Any]) -> dict[str, Any]:
         "kvCacheDtype": KV_CACHE_DTYPES.read(memory["kvCacheDtype"]).value,
         "quantization": QUANTIZATIONS.read(memory["quantization"]).value,
         "hostKVCacheGiB": memory.get("hostKVCacheGiB"),
+        # When it falls asleep reaches no engine; that it can, and how deep, does.
+        "sleep": (spec.get("sleep") or {}).get("level"),
         "tensorParallelSize": spec["parallelism"]["tensorParallelSize"],
         "mode": mode,
         "podTemplate": _template(spec.get("template")),

@@ -234,7 +234,8 @@ def progressing(
         return _rolling_out(outcome.rollout, troubles)
     if outcome.moves:
         return "True", "ReplicasMoving", "; ".join(outcome.moves[:MAX_LISTED])
-    moving = [r for r in wanted if not r.is_ready or r.state is not ReplicaState.SERVING]
+    settled = (ReplicaState.SERVING, ReplicaState.ASLEEP)
+    moving = [r for r in wanted if not r.is_ready or r.state not in settled]
     if moving:
         listed = ", ".join(f"{r.pod_name} {r.state.value}" for r in moving[:MAX_LISTED])
         return "True", "ReplicasStarting", listed

@@ -24,6 +24,7 @@ from memroute_operator.failures import refusal_of
 from memroute_operator.failures.lasting import is_lasting
 from memroute_operator.plan import Outcome
 from memroute_operator.replicas.replica import Replica
+from memroute_operator.sleeping.telling import not_awake
 from memroute_operator.spec.deployment import Deployment
 from memroute_operator.status.conditions import ROLLOUT_HALTED, Condition
 
@@ -42,6 +43,8 @@ def available(deployment: Deployment, wanted: list[Replica], served: Condition) 
     serving = sum(replica.is_ready for replica in wanted)
     if serving:
         message = f"{serving} of {deployment.replicas} replica(s) serve"
+        if asleep := len(not_awake(wanted)):
+            message += f", {asleep} of them once a request has woken them"
         return "True", "ReplicasServing", message
     if not deployment.replicas:
         return "True", "ScaledToZero", "no replica is wanted"

@@ -1,5 +1,6 @@
 """What the status tells routers: the names that a ModelDeployment may serve, and its replicas."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -17,9 +18,11 @@ from memroute_kube.routing import (
     read_routing_status,
 )
 from memroute_kube.shapes import OddObjectError, is_object_name, mapping, name_of, tokens
+from memroute_kube.sleeping import wake_seconds_of
 from memroute_operator.adapters.telling import View
 from memroute_operator.gather import Facts
 from memroute_operator.replicas.pods import controller_of
+from memroute_operator.replicas.replica import Replica
 from memroute_operator.rules.name_grants import GRANTS_NAME
 from memroute_operator.spec.deployment import INTERNAL_ERROR, Deployment
 from memroute_operator.status.conditions import MAX_LISTED, Condition
@@ -53,10 +56,12 @@ def routing_statuses(
     grants_namespace: str,
     now: str,
     views: Mapping[str, View] = MappingProxyType({}),
+    wake_seconds: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[str, Routing]:
     """For each ModelDeployment, by its key.
 
     ``views``: which adapters replicas were seen to have, by the uid of their pod.
+    ``wake_seconds``: how long engines took to wake last, by the uid of their pod.
     """
     pods: dict[str, list[KubeObject]] = {}
     for replica in facts.replicas:
@@ -70,6 +75,11 @@ def routing_statuses(
             one, _named(one, pods.get(one.key, ()), before[one.key]), before[one.key], views
         )
         for one in facts.deployments
+    }
+    by_uid = {one.uid: one for one in facts.replicas}
+    replicas = {
+        key: {uid: _with_sleep(one, by_uid.get(uid), wake_seconds) for uid, one in named.items()}
+        for key, named in replicas.items()
     }
     decisions = decide_names(
         (_claim(one, before[one.key], replicas[one.key]) for one in facts.deployments),
@@ -194,6 +204,21 @@ def _with_adapters(
             loaded = frozenset((told.adapters if told is not None else None) or ())
         found[uid] = replace(one, adapters=tuple(sorted(loaded & names)))
     return found
+
+
+def _with_sleep(
+    named: NamedReplica, replica: Replica | None, wake_seconds: Mapping[str, float]
+) -> NamedReplica:
+    """How it sleeps now, and how long it takes to wake: as it did last, else as predicted."""
+    sleep = None if replica is None else replica.sleep_state
+    seconds = None
+    if replica is not None and replica.may_sleep:
+        last = wake_seconds.get(named.uid)
+        seconds = replica.wake_seconds if last is None else max(1, math.ceil(last))
+        seconds = wake_seconds_of(seconds)
+    if (named.sleep, named.wake_seconds) == (sleep, seconds):
+        return named
+    return replace(named, sleep=sleep, wake_seconds=seconds)
 
 
 def _claim(

@@ -14,6 +14,12 @@ from memroute_operator.plan import Outcome
 from memroute_operator.pod.templates import Templates
 from memroute_operator.readings.router_metrics import TargetsReport
 from memroute_operator.replicas.replica import Replica
+from memroute_operator.sleeping.telling import (
+    asleep_condition,
+    failing_condition,
+    ready_of,
+    sleep_fields,
+)
 from memroute_operator.spec.deployment import INTERNAL_ERROR, Deployment, internal_error
 from memroute_operator.status.condition_names import ABNORMAL, LASTING
 from memroute_operator.status.conditions import (
@@ -43,6 +49,7 @@ from memroute_operator.status.serving_on import needs_no_start
 from memroute_operator.status.status_writer import bounded
 
 PRESSURE_LEVELS = ((0.05, "Idle"), (0.5, "Low"), (0.8, "Moderate"), (0.95, "High"))
+SERVING = "Serving"
 TARGETS_UNMET = "EngineSlowerThanTargets"
 
 
@@ -82,6 +89,8 @@ def deployment_status(
         conditions["Named"] = named_condition(deployment, routing)
     serves_on = needs_no_start(deployment, wanted, outcome)
     conditions["Ready"] = _ready(deployment, conditions, served, routing, serves_on=serves_on)
+    if conditions["Ready"][1] == SERVING:
+        conditions["Ready"] = ready_of(wanted, outcome) or conditions["Ready"]
     conditions |= health(deployment, conditions, outcome, troubles.create)
     abnormal = {
         "Overbooked": overbooked(outcome) if outcome.overbooked else None,
@@ -91,6 +100,8 @@ def deployment_status(
         "TargetsUnmet": None if targets is None else _targets_unmet(deployment, targets),
         "TemplateOutdated": None if templates is None else templates.condition(deployment, wanted),
         "PolicyUnknown": policy_unknown(deployment),
+        "Asleep": asleep_condition(replicas, outcome),
+        "SleepFailing": failing_condition(outcome),
     }
     told = None
     if routing is not None:
@@ -112,6 +123,7 @@ def deployment_status(
         "kvPressure": _pressure(ready, kv_projected_ratio),
         **placement_fields(replicas, assigned_devices, kv_tokens),
         **rollout_fields(deployment, wanted, outcome),
+        "sleep": sleep_fields(replicas, outcome),
         "conditions": _with_times(deployment, conditions, now),
     }
     if deployment.returned_from is not None:
@@ -248,7 +260,7 @@ def _ready(
         return "True", "ScaledToZero", "no replica is wanted"
     if reason == PARTITIONED:
         return "True", PARTITIONED, f"all {deployment.replicas} replica(s) serve; {message}"
-    return "True", "Serving", f"all {deployment.replicas} replica(s) serve the current spec"
+    return "True", SERVING, f"all {deployment.replicas} replica(s) serve the current spec"
 
 
 def _previous(deployment: Deployment) -> dict[str, KubeObject]:

@@ -35,7 +35,7 @@ _MEASURED = re.compile(
 )
 # Conditions beside Ready that are told when they become true. Not among them: those that repeat
 # Ready, and those that one exporter or one upgrade makes true for a whole fleet.
-TOLD_KINDS = ("Overbooked", "TargetsUnmet", "PolicyUnknown", "FootprintDrift")
+TOLD_KINDS = ("Overbooked", "TargetsUnmet", "PolicyUnknown", "FootprintDrift", "SleepFailing")
 # Reasons of Ready that another Event has told: what is placed, and what had failed (step_events).
 TOLD_OTHERWISE = frozenset({"Placing", "PodFailed"})
 # As the schema has it, in characters.

@@ -25,6 +25,7 @@ from memroute_operator.replicas.failed_pods import FailedPods
 from memroute_operator.replicas.lost_nodes import NodeLoss
 from memroute_operator.replicas.replica import Replica
 from memroute_operator.rules.name_grants import NameGrants
+from memroute_operator.sleeping.keeper import SleepKeeper
 from memroute_operator.spec.deployment import Deployment
 from memroute_operator.spec.hub_models import HubModels
 from memroute_operator.status.conditions import Troubles
@@ -56,6 +57,8 @@ class Statuses:
     """What hubs say of models; None where none is asked."""
     adapters: AdapterKeeper | None = None
     """Which adapters replicas have; None where none are loaded."""
+    sleep: SleepKeeper | None = None
+    """How long engines take to wake; None where none is told to."""
     router_url: str | None = None
     """Where clients find the routers; None where nobody has said."""
     _failures: Backoff[str] = field(
@@ -110,6 +113,7 @@ class Statuses:
                 grants_namespace=self.grants.namespace,
                 now=now,
                 views=self._views(),
+                wake_seconds={} if self.sleep is None else dict(self.sleep.wake_seconds),
             )
         except Exception as error:  # noqa: BLE001 - a named boundary: names are decided for all at once
             self.on_bug("names", error)

@@ -6,6 +6,7 @@
 | ``ReplicasRemoved`` | Normal | pods were deleted that serve no more: why |
 | ``ReplicasLost`` | Warning | pods were given up with their node, or by kube-scheduler's word |
 | ``FetchingAhead`` | Normal | a pod went ahead of a rollout: for whom, and where |
+| ``FellAsleep``, ``Woken`` | Normal | an engine has confirmed that it sleeps, or is awake: where |
 | ``ReplicaFailed`` | Warning | a pod had failed and is made again: of what, and when |
 
 What a condition says is told when ``Ready`` changes (``status_writer``). What is *done* changes no
@@ -18,8 +19,9 @@ from functools import partial
 
 from memroute_operator.actions.backoff import Failure
 from memroute_operator.actions.lanes import Lanes
-from memroute_operator.plan import Action, Create, Delete, FetchAhead
+from memroute_operator.plan import Action, Create, Delete, FetchAhead, MarkSleep
 from memroute_operator.replicas.failed_pods import REPLICA_FAILED
+from memroute_operator.sleeping.telling import FELL_ASLEEP, WOKEN, event_of
 from memroute_operator.spec.deployment import Deployment
 from memroute_operator.status.events import EventWriter
 
@@ -62,6 +64,9 @@ class StepEvents:
                 f"{action.pod_key.partition('/')[2]} brings to {action.node} what the successor of "
                 f"{action.replica.pod_name} needs; that one serves meanwhile",
             )
+        elif isinstance(action, MarkSleep):
+            if (told := event_of(action)) is not None:
+                self._add(action.replica.deployment, *told)
         elif isinstance(action, Delete):
             replica = action.replica
             if failure is not None:
@@ -97,7 +102,7 @@ class StepEvents:
                 deployment=deployment,
                 reason=reason,
                 message=message,
-                is_normal=reason in (PLACED, REMOVED, AHEAD),
+                is_normal=reason in (PLACED, REMOVED, AHEAD, FELL_ASLEEP, WOKEN),
             )
 
 

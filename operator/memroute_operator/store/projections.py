@@ -231,7 +231,7 @@ def _is_ready(status: Mapping[str, Any]) -> bool:
 
 
 def _container(container: object, *, keep_image: bool) -> KubeObject:
-    """Ports, and what comes from device plugins: names with a slash."""
+    """Ports, and what comes from device plugins: names with a slash; of ours the memory too."""
     source = _mapping(container)
     kept = _only(source, ("name", "image") if keep_image else ())
     if keep_image and source.get("startupProbe"):
@@ -249,7 +249,7 @@ def _container(container: object, *, keep_image: bool) -> KubeObject:
             extended := {
                 name: amount
                 for name, amount in _mapping(_mapping(source.get("resources")).get(kind)).items()
-                if "/" in str(name)
+                if "/" in str(name) or (keep_image and name == "memory")
             }
         )
     }

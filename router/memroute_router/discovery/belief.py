@@ -17,8 +17,17 @@ replica that serves is not lost by them.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
+from memroute.traffic.replica import SleepPhase
+from memroute_kube.sleeping import SleepState
 from memroute_router.discovery.kube_objects import DeploymentFacts, PodFacts
+
+PHASES: Final = {
+    SleepState.FALLING_ASLEEP: SleepPhase.FALLING_ASLEEP,
+    SleepState.ASLEEP: SleepPhase.ASLEEP,
+    SleepState.WAKING: SleepPhase.WAKING,
+}
 
 
 class Disbelief(StrEnum):
@@ -51,6 +60,10 @@ class Member:
     """By a status; else by its owner reference alone, and only while the status is cut."""
     adapters: frozenset[str] | None = None
     """The LoRA adapters that it has loaded; None: nobody knows."""
+    sleep: SleepPhase | None = None
+    """None while it is awake."""
+    wake_seconds: float | None = None
+    """How long it takes to wake, as the operator predicts; None: unknown, or it is awake."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +95,8 @@ def believe(
             max_context_tokens=named.max_context_tokens,
             is_named=True,
             adapters=None if named.adapters is None else frozenset(named.adapters),
+            sleep=None if named.sleep is None else PHASES[named.sleep],
+            wake_seconds=named.wake_seconds,
         )
     if (
         before is not None

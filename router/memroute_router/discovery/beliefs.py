@@ -190,6 +190,8 @@ class Beliefs:
         if pod.address is None:
             self._drop(key)
             return
+        is_ready = pod.is_serving and not pod.is_going
+        sleep = member.sleep if is_ready else None
         info = ReplicaInfo(
             namespace=pod.namespace,
             pod=pod.name,
@@ -198,7 +200,9 @@ class Beliefs:
             endpoint=Endpoint(pod.address, pod.port),
             promised_capacity_tokens=member.kv_capacity_tokens,
             max_context_tokens=member.max_context_tokens,
-            is_routable=pod.is_serving and not pod.is_going,
+            is_routable=is_ready and sleep is None,
+            sleep=sleep,
+            wake_seconds=None if sleep is None else member.wake_seconds,
             version=pod.deployment_key,
             uid=pod.uid,
             adapters=member.adapters,
@@ -214,7 +218,7 @@ class Beliefs:
         """It gets no new requests; what it answers goes on."""
         info = self._infos.get(key)
         if info is not None:
-            self._upsert(key, replace(info, is_routable=False))
+            self._upsert(key, replace(info, is_routable=False, sleep=None))
 
     def _upsert(self, key: str, info: ReplicaInfo) -> None:
         before = self._infos.get(key)

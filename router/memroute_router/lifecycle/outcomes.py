@@ -16,6 +16,7 @@ class Outcome(StrEnum):
     SATURATED = "saturated"
     QUEUE_TIMEOUT = "queue-timeout"
     NO_READY_REPLICA = "no-ready-replica"
+    MODEL_ASLEEP = "model-asleep"
     ROUTER_EXHAUSTED = "router-exhausted"
     SHUTTING_DOWN = "shutting-down"
     ENGINE_PUSH_BACK = "engine-push-back"

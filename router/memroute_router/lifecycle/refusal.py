@@ -20,6 +20,7 @@ _STATUS = {
     RejectReason.QUEUE_TIMEOUT: 504,
     RejectReason.SHUTTING_DOWN: 503,
     RejectReason.NO_READY_REPLICA: 503,
+    RejectReason.MODEL_ASLEEP: 503,
 }
 
 CAUSES: Final = {

@@ -34,7 +34,7 @@ _FAILED: Final = FAILED_ENDS | {Outcome.REPLICAS_DIED}
 REPLICA_COLUMNS: Final = (
     "replica", "model", "deployment", "version", "isRoutable", "isOut", "capacityTokens",
     "heldTokens", "projectedTokens", "ceilingRatio", "numInFlight", "numThere", "numPending",
-    "readingAgeSeconds",
+    "readingAgeSeconds", "sleep",
 )  # fmt: skip
 """A row for each replica, and not its names again: a third of the bytes."""
 
@@ -120,6 +120,7 @@ def _model(pool: Pool) -> dict[str, object]:
         "deployment": "/".join(pool.labels) if pool.labels[1] else None,
         "numReplicas": len(replicas),
         "numRoutable": sum(one.info.is_routable and not one.health.is_out for one in replicas),
+        "sleep": None if (phase := pool.sleep) is None else phase.value,
         "numWaiting": pool.num_held,
         "waitingTokens": pool.held_tokens,
         "unreadyReason": None if settings is None else settings.unready_reason,
@@ -159,6 +160,7 @@ def replica_row(
         ledger.num_there if is_read else None,
         ledger.num_pending,
         round(now_seconds - read_at, 1) if is_read else None,
+        None if replica.backend.sleep is None else replica.backend.sleep.phase.value,
     ]
 
 

@@ -58,6 +58,7 @@ REFUSED: Final = frozenset(
         Outcome.SATURATED,
         Outcome.QUEUE_TIMEOUT,
         Outcome.NO_READY_REPLICA,
+        Outcome.MODEL_ASLEEP,
         Outcome.ENGINE_PUSH_BACK,
     }
 )

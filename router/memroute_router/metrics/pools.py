@@ -121,6 +121,7 @@ class DispatchCollector(SteppedCollector):
         orphans = counter("kv_event_orphans", "Blocks told of whose parents were not known.")
         stale = gauge("stale_replicas", "Replicas whose reading is out of date.", DEPLOYMENT)
         closed = counter("closed", "Replicas that were closed to a request as it came.", "reason")
+        arrivals = counter("arrivals", "Requests that asked for it, whatever became of them.")
         would_hold = counter("would_hold", "Requests that would have been held, observing.")
         now = self._pools.now_seconds()
         for pool in shown_pools(self._pools):
@@ -130,11 +131,12 @@ class DispatchCollector(SteppedCollector):
             for why, count in with_zeros(counts, CLOSED_REASONS).items():
                 closed.add_metric((*pool_labels, why), count)
             orphans.add_metric(pool_labels, pool.dispatcher.cached.blocks.num_orphans)
+            arrivals.add_metric(pool_labels, pool.num_arrivals)
             would_hold.add_metric(pool_labels, pool.dispatcher.num_would_hold)
             held.add_metric(pool_labels, pool.num_held)
             held_tokens.add_metric(pool_labels, pool.held_tokens)
             stale.add_metric(pool_labels, pool.num_stale(now_seconds=now))
-        yield from (held, held_tokens, stale, closed, would_hold, orphans)
+        yield from (held, held_tokens, stale, closed, arrivals, would_hold, orphans)
 
 
 class TargetsCollector(SteppedCollector):

@@ -106,7 +106,7 @@ def _values(
         now_seconds - read_at if read_at >= 0 else None,
         1.0 if replica.info.is_routable and not is_out else 0.0,
         1.0 if is_out else 0.0,
-        1.0 if hung else 0.0,
+        1.0 if hung and replica.backend.sleep is None else 0.0,
         float(len(replica.missing_metrics)),
         float(ledger.pending_tokens),
         float(ledger.foreign_tokens),

@@ -128,7 +128,9 @@ class PoolStatistics:
         if num_tokens > 1:
             tpot_seconds = max(0.0, record.seconds - ttft_seconds) / (num_tokens - 1)
             self.tpot.observe(tpot_seconds)
-        if limits is None:
+        choice = record.choice
+        if limits is None or (choice is not None and choice.waited_for_wake):
+            # Whoever lets a model sleep has chosen that its first request is late.
             return
         is_first_in_time = ttft_seconds <= limits.ttft_target_seconds
         is_each_in_time = tpot_seconds <= limits.tpot_target_seconds

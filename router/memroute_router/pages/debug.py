@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
-from memroute.traffic.dispatch.ask import REPLICA, ROOM, Ask
+from memroute.traffic.dispatch.ask import REPLICA, ROOM, WAKE, Ask
 from memroute.traffic.dispatch.request_pool import Waiter
+from memroute.traffic.replica import ReplicaSleep, SleepPhase
 from memroute_router.access.share_line import PLACE, ShareLines
 from memroute_router.lifecycle.isolation import Isolation
 from memroute_router.lifecycle.lifecycle import Lifecycle
@@ -70,6 +71,9 @@ def _elsewhere(request: Lifecycle, now_seconds: float, waits_for: str, why: str)
 def _waiting(pool: Pool, ask: Ask[Waiter[Replica]], now_seconds: float) -> dict[str, Any]:
     profile, waiter = ask.profile, ask.ticket
     wanted = None if ask.wanted is None else ask.wanted.ledger.replica
+    first = None
+    if ask.waits_for == WAKE:
+        first = pool.dispatcher.first_awake(ask, now_seconds=now_seconds)
     facts: dict[str, Any] = {"served_by": pool.model}
     if isinstance(waiter, Lifecycle):
         facts |= waiter.waits(now_seconds)
@@ -77,24 +81,32 @@ def _waiting(pool: Pool, ask: Ask[Waiter[Replica]], now_seconds: float) -> dict[
         "tenant": profile.tenant,
         "priority": profile.priority,
         "version": ask.version,
-        "waits_for": _what(ask),
+        "waits_for": _what(ask, first),
         "replica": wanted if ask.waits_for == ROOM else None,
         "closed": ask.closed.value if ask.closed is not None and ask.waits_for == ROOM else None,
-        "why": _why(ask, wanted),
+        "why": _why(ask, wanted, first, now_seconds),
         "expected_tokens": ask.num_tokens,
         "deadline_in_seconds": round(ask.deadline_seconds - now_seconds, 3),
         "tried": list(waiter.tried),
     }
 
 
-def _what(ask: Ask[Waiter[Replica]]) -> str:
+def _what(ask: Ask[Waiter[Replica]], first: ReplicaSleep | None) -> str:
+    """In a word. ``first``: the sleep of the replica that should be the first awake."""
     if ask.waits_for == ROOM:
         return "room"
+    if ask.waits_for == WAKE:
+        is_waking = first is not None and first.phase is SleepPhase.WAKING
+        return "waking" if is_waking else "asleep"
     return "replica" if ask.waits_for == REPLICA else "adapter-slot"
 
 
-def _why(ask: Ask[Waiter[Replica]], wanted: str | None) -> str:
+def _why(
+    ask: Ask[Waiter[Replica]], wanted: str | None, first: ReplicaSleep | None, now_seconds: float
+) -> str:
     """In a sentence."""
+    if ask.waits_for == WAKE:
+        return _asleep(first, now_seconds)
     if ask.waits_for == REPLICA:
         return "no replica that could hold it is ready"
     if ask.waits_for != ROOM:
@@ -104,6 +116,15 @@ def _why(ask: Ask[Waiter[Replica]], wanted: str | None) -> str:
     if ask.closed is None:
         return f"{wanted} is the cheapest; others are before it"
     return f"{wanted} is the cheapest, and closed to it: {ask.closed.value}"
+
+
+def _asleep(first: ReplicaSleep | None, now_seconds: float) -> str:
+    text = "all replicas that could hold it sleep"
+    if first is None:
+        return text
+    return (
+        f"{text}; the first should serve in {first.expected_seconds(now_seconds=now_seconds):.1f} s"
+    )
 
 
 def _replica(pool: Pool, replica: Replica, now_seconds: float) -> dict[str, Any]:
@@ -118,6 +139,7 @@ def _replica(pool: Pool, replica: Replica, now_seconds: float) -> dict[str, Any]
         "version": replica.info.version,
         "weight_ratio": replica.info.weight_ratio,
         "is_out": replica.health.is_out,
+        "sleep": None if replica.backend.sleep is None else replica.backend.sleep.phase.value,
         "missing_metrics": sorted(replica.missing_metrics),
         "capacity_tokens": ledger.capacity_tokens,
         "held_tokens": ledger.held_tokens,

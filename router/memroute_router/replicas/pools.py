@@ -7,6 +7,7 @@ what discovery says: which replicas there are, where, and by which settings they
 """
 
 import logging
+import math
 import time
 from bisect import bisect_left, insort
 from collections.abc import Callable, Mapping
@@ -26,7 +27,13 @@ from memroute.traffic.dispatch import (
 )
 from memroute.traffic.lengths import PromptLengths
 from memroute.traffic.peers import PeerGroup
-from memroute.traffic.replica import HostCache, ReplicaHealth, ReplicaLedger, ReplicaReading
+from memroute.traffic.replica import (
+    HostCache,
+    ReplicaHealth,
+    ReplicaLedger,
+    ReplicaReading,
+    SleepPhase,
+)
 from memroute.traffic.replica.reading import MAX_AGE_SECONDS
 from memroute.traffic.routing.published import LLM_D_TOKENS_PER_SECOND
 from memroute_router.http.client import Endpoint, Upstream
@@ -53,7 +60,7 @@ class ReplicaInfo:
     promised_capacity_tokens: int | None
     max_context_tokens: int | None
     is_routable: bool
-    """Ready by its kubelet's last word, not draining, not terminating."""
+    """Ready by its kubelet's last word, awake, not draining, not terminating."""
     version: str = ""
     """Of the model: what shares of the traffic are given to."""
     weight_ratio: float = 1.0
@@ -64,6 +71,10 @@ class ReplicaInfo:
     """The LoRA adapters that it has loaded; None: nobody knows, so it may have any."""
     host: HostCache | None = None
     """KV cache on its host; None: there is none, or nobody says."""
+    sleep: SleepPhase | None = None
+    """Of one that would be routable if it were awake; None: it is, or would not be."""
+    wake_seconds: float | None = None
+    """How long it takes to wake, as predicted; None: unknown."""
 
     @property
     def key(self) -> str:
@@ -129,6 +140,8 @@ class CommonSettings:
     """Replicas that one request may be sent to."""
 
 
+_NEARLY_AWAKE: Final = (SleepPhase.ASLEEP, SleepPhase.FALLING_ASLEEP, SleepPhase.WAKING)
+"""The phases of replicas that sleep, that which serves soonest last."""
 _Claim = tuple[str, str, str, str]
 """Of a pool on an adapter's name: creation, namespace and name of its ModelDeployment, model."""
 
@@ -146,6 +159,8 @@ class Replica:
         self.num_failed_readings = 0
         self.num_event_gaps = 0
         """Times when KV events of it were lost on the way."""
+        self.awake_since_seconds = -math.inf
+        """When it woke: its readings are as old as its sleep until it is read anew."""
 
     @property
     def ledger(self) -> ReplicaLedger:
@@ -207,8 +222,11 @@ class Pool(RequestPool[Replica]):
     def changed(self) -> None:
         """Settings or replicas are other than before."""
         for replica in self.replicas.values():
-            replica.backend.is_routable = replica.info.is_routable
-            replica.backend.adapters = replica.info.adapters
+            info, backend = replica.info, replica.backend
+            backend.is_routable = info.is_routable
+            backend.adapters = info.adapters
+            if info.sleep is not None or backend.sleep is not None:
+                self._sleeps(replica)
         if self.settings is not None:
             self.labels = self.settings.namespace, self.settings.deployment
             self.dispatcher.configure(self.settings.dispatch(self._common))
@@ -216,6 +234,23 @@ class Pool(RequestPool[Replica]):
             info = next(iter(self.replicas.values())).info
             self.labels = info.namespace, info.deployment
         self.advance_soon()
+
+    def _sleeps(self, replica: Replica) -> None:
+        """A replica sleeps, or has slept until now."""
+        info, now = replica.info, self.now_seconds()
+        self.dispatcher.set_sleep(
+            info.key, info.sleep, wake_seconds=info.wake_seconds, now_seconds=now
+        )
+        if info.sleep is None:
+            replica.awake_since_seconds = now
+
+    @property
+    def sleep(self) -> SleepPhase | None:
+        """What the model does that sleeps: no replica is awake; None: one is, or none sleeps."""
+        phases = [one.info.sleep for one in self.replicas.values() if one.info.sleep is not None]
+        if not phases or any(one.info.is_routable for one in self.replicas.values()):
+            return None
+        return max(phases, key=_NEARLY_AWAKE.index)
 
     @property
     def tokenizer_folder(self) -> str | None:
@@ -248,11 +283,11 @@ class Pool(RequestPool[Replica]):
 
     def num_stale(self, *, now_seconds: float) -> int:
         """Routable replicas that were never read, or not for too long."""
+        max_age = self._common.max_age_seconds
         return sum(
             replica.info.is_routable
-            and not replica.ledger.is_fresh(
-                max_age_seconds=self._common.max_age_seconds, now_seconds=now_seconds
-            )
+            and now_seconds - replica.awake_since_seconds > max_age
+            and not replica.ledger.is_fresh(max_age_seconds=max_age, now_seconds=now_seconds)
             for replica in self.replicas.values()
         )
 

@@ -69,6 +69,7 @@ class Scraper:
         key = replica.info.key
         known = self._readers.get(key)
         if known is not None and known.replica is replica:
+            known.look_again()
             return
         self.forget(key)
         # Not all at once when the router starts.
@@ -174,8 +175,8 @@ class _Reader:
 
     __slots__ = (
         "_asked_at_seconds", "_back_off", "_connecting", "_connection", "_has_loads", "_hints",
-        "_num_bytes", "_num_loads", "_page", "_page_target", "_pieces", "_scraper", "_target",
-        "due_at_seconds", "is_asking", "replica",
+        "_is_skipped", "_num_bytes", "_num_loads", "_page", "_page_target", "_pieces", "_scraper",
+        "_target", "due_at_seconds", "is_asking", "replica",
     )  # fmt: skip
 
     def __init__(self, scraper: Scraper, replica: Replica, due_at_seconds: float) -> None:
@@ -183,6 +184,8 @@ class _Reader:
         self.replica = replica
         self.due_at_seconds = due_at_seconds
         self.is_asking = False
+        self._is_skipped = False
+        """Whether it was not asked last time, because it was not in use."""
         self._back_off = 1
         self._asked_at_seconds = 0.0
         self._target = self._page_target = NARROW_TARGET
@@ -199,7 +202,8 @@ class _Reader:
     def ask(self, now_seconds: float) -> None:
         """Ask for the page now, if the replica is in use."""
         self.due_at_seconds = self._scraper.next_after(now_seconds, self._back_off)
-        if not self.replica.info.is_routable:
+        self._is_skipped = not self.replica.info.is_routable
+        if self._is_skipped:
             return
         self.is_asking = True
         engines = self._scraper.engines
@@ -211,6 +215,12 @@ class _Reader:
             )
         else:
             self._send(connection)
+
+    def look_again(self) -> None:
+        """The replica has changed: one that was not in use and is now is read at once."""
+        if self._is_skipped and self.replica.info.is_routable:
+            self._is_skipped = False
+            self.due_at_seconds = 0.0
 
     def stop(self) -> None:
         """Ask no more."""

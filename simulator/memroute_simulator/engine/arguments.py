@@ -74,6 +74,8 @@ class EngineArguments:
     kv_events: KVEventsConfig | None = None
     enable_prompt_tokens_details: bool = False
     enable_server_load_tracking: bool = False
+    enable_sleep_mode: bool = False
+    """Whether ``/sleep`` frees memory; without it the endpoint answers, and frees none."""
     shutdown_timeout_seconds: float = 0.0
     seed: int = 0
     revision: str | None = None
@@ -223,6 +225,7 @@ def engine_parser() -> argparse.ArgumentParser:
     add("--kv-events-config", metavar="JSON")
     add("--enable-prompt-tokens-details", action="store_true")
     add("--enable-server-load-tracking", action="store_true")
+    add("--enable-sleep-mode", action="store_true")
     add("--shutdown-timeout", dest="shutdown_timeout_seconds", type=float, default=0.0)
     add("--seed", type=int, default=0)
     group = parser.add_argument_group("simulator")

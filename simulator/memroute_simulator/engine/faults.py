@@ -37,6 +37,9 @@ class Faults:
     """``/health`` answers 503."""
     is_out_of_memory: bool = False
     """The engine dies as after ``torch.OutOfMemoryError``: 500, then the process exits."""
+    are_weights_missing: bool = False
+    """The weights are noise, as after a sleep at level 2 without ``reload_weights``: every token
+    is ``!``."""
     rng: random.Random = field(default_factory=lambda: random.Random(0))  # noqa: S311
 
     def update(self, values: Mapping[str, Any]) -> None:

@@ -15,7 +15,12 @@ import msgpack
 import zmq
 import zmq.asyncio
 
-from memroute_simulator.engine.model import BlockEvent, BlocksStored, TokenContent
+from memroute_simulator.engine.model import (
+    BlockEvent,
+    BlocksCleared,
+    BlocksStored,
+    TokenContent,
+)
 
 _HASH_MASK = (1 << 64) - 1
 END_SEQUENCE = -1
@@ -133,6 +138,8 @@ class KVEventPublisher:
         self._context.term()
 
     def _encoded(self, event: BlockEvent) -> Any:
+        if isinstance(event, BlocksCleared):
+            return ["AllBlocksCleared"] if self.config.as_arrays else {"type": "AllBlocksCleared"}
         if not isinstance(event, BlocksStored):
             hashes = [event.key & _HASH_MASK]
             if self.config.as_arrays:

@@ -30,6 +30,10 @@ class EngineDeadError(Exception):
     """The engine has died; nothing more will come of its requests."""
 
 
+class RequestAbortedError(Exception):
+    """The engine has ended the request: what there is of it is all that there will be."""
+
+
 @dataclass(slots=True, eq=False)
 class TokenStream:
     """The tokens of one request, as far as they exist."""
@@ -45,14 +49,17 @@ class TokenStream:
     first_token_seconds: float | None = None
     last_token_seconds: float = 0.0
     is_dead: bool = False
+    is_aborted: bool = False
     _waiter: asyncio.Future[None] | None = field(default=None, init=False)
 
     async def wait_beyond(self, seen: int) -> int:
         """How many tokens there are, once there are more than ``seen``.
 
-        Raises ``EngineDeadError`` when none will come.
+        Raises ``EngineDeadError`` or ``RequestAbortedError`` when none will come.
         """
         while self.num_tokens <= seen:
+            if self.is_aborted:
+                raise RequestAbortedError
             if self.is_dead:
                 raise EngineDeadError
             self._waiter = asyncio.get_running_loop().create_future()
@@ -115,6 +122,10 @@ class PacedEngine:
         self._wake = asyncio.Event()
         self._running = asyncio.Event()
         self._running.set()
+        self._holds_new = False
+        self._changed = asyncio.Event()
+        self.last_words = "torch.OutOfMemoryError: CUDA out of memory."
+        """What the log says when it dies."""
         self._on_step = on_step
 
     @property
@@ -134,17 +145,38 @@ class PacedEngine:
 
     @property
     def is_paused(self) -> bool:
-        """Whether no step is begun."""
-        return not self._running.is_set()
+        """Whether no step is begun, or nothing that is new gets into one."""
+        return self._holds_new or not self._running.is_set()
 
     def pause(self) -> None:
         """Begin no more steps; requests are taken and wait."""
         self._running.clear()
 
+    def hold_new(self) -> None:
+        """Go on with what is there; what comes from now on waits."""
+        for rank in self._ranks:
+            self._take_in(rank)
+        self._holds_new = True
+        self._wake.set()
+
     def resume(self) -> None:
         """Go on."""
+        self._holds_new = False
         self._running.set()
         self._wake.set()
+
+    async def until_drained(self) -> None:
+        """Wait until nothing that was taken in is left, or the engine is dead."""
+        await self._until(lambda: not self._streams)
+
+    async def until_between_steps(self) -> None:
+        """Wait until no step is under way, or the engine is dead."""
+        await self._until(lambda: all(rank.plan is None for rank in self._ranks))
+
+    async def _until(self, is_so: Callable[[], bool]) -> None:
+        while not is_so() and not self.is_dead:
+            self._changed.clear()
+            await self._changed.wait()
 
     def submit(
         self, request: EngineRequest, *, max_tokens: int, num_samples: int = 1,
@@ -166,6 +198,7 @@ class PacedEngine:
             rank.inbox.remove(stream)
         elif self._streams.pop(request, None) is not None:
             rank.scheduler.abort(request)
+            self._changed.set()
         if request.state is not RequestState.FINISHED:
             reason = "error" if stream.is_dead else "abort"
         self.metrics.on_finished(
@@ -180,8 +213,16 @@ class PacedEngine:
             n=stream.num_samples,
         )
 
+    def abort_taken(self) -> None:
+        """End every request that was taken in (what a sleep does): it holds no block any more."""
+        for request, stream in list(self._streams.items()):
+            del self._streams[request]
+            self._ranks[stream.rank].scheduler.abort(request)
+            stream.is_aborted = True
+            stream.wake()
+
     def abort_all(self) -> None:
-        """End every request (what a sleep does)."""
+        """End every request."""
         for stream in [*self._streams.values(), *(s for r in self._ranks for s in r.inbox)]:
             stream.is_dead = True
             stream.wake()
@@ -191,6 +232,8 @@ class PacedEngine:
         self.is_dead = True
         self.abort_all()
         self._wake.set()
+        self._running.set()
+        self._changed.set()
 
     async def run(self) -> None:
         """Step until the engine dies."""
@@ -204,14 +247,15 @@ class PacedEngine:
     async def _run_ranks(self, ranks: list[_Rank]) -> None:
         due = time.monotonic()
         while not self.is_dead:
-            if self.is_paused or self.faults.is_hanging:
+            if not self._running.is_set() or self.faults.is_hanging:
                 await self._running.wait()
                 await self.faults.until_not_hanging()
                 due = time.monotonic()
+                continue
             seconds = self._begin(ranks)
             if seconds is None:
                 self._wake.clear()
-                if not any(rank.inbox for rank in ranks):
+                if self._holds_new or not any(rank.inbox for rank in ranks):
                     await self._sleep_until_woken(ranks)
                 due = time.monotonic()
                 continue
@@ -235,11 +279,8 @@ class PacedEngine:
         batches = []
         now = time.monotonic()
         for rank in ranks:
-            for stream in rank.inbox:
-                stream.queued_seconds = now
-                self._streams[stream.request] = stream
-                rank.scheduler.add(stream.request)
-            rank.inbox.clear()
+            if not self._holds_new:
+                self._take_in(rank)
             if not rank.scheduler.has_work:
                 continue
             plan = rank.scheduler.schedule(now)
@@ -260,6 +301,14 @@ class PacedEngine:
         self.busy_seconds += seconds * self._time_scale
         return seconds
 
+    def _take_in(self, rank: _Rank) -> None:
+        now = time.monotonic()
+        for stream in rank.inbox:
+            stream.queued_seconds = now
+            self._streams[stream.request] = stream
+            rank.scheduler.add(stream.request)
+        rank.inbox.clear()
+
     def _complete(self, ranks: list[_Rank]) -> None:
         now = time.monotonic()
         for index, rank in enumerate(self._ranks):
@@ -274,6 +323,7 @@ class PacedEngine:
                     self._deliver(stream, index, now)
             for request in result.finished:
                 self._streams.pop(request, None)
+        self._changed.set()
         if self._on_step is not None:
             self._on_step()
 

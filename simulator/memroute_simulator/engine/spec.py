@@ -14,6 +14,7 @@ from memroute.footprint import (
     ModelArchitecture,
     Parallelism,
     Quantization,
+    ReplicaFootprint,
     ReplicaShape,
     kv_cache_layout,
     replica_footprint,
@@ -95,16 +96,13 @@ class EngineSpec:
         )
 
     @cached_property
-    def total_blocks(self) -> int:
-        """Blocks of the pool of one rank, the null block included.
+    def footprint(self) -> ReplicaFootprint:
+        """What the engine is expected to take, with KV cache for one request.
 
-        Computed from what engines are expected to take, not from what memroute reserves.
-        Raises ``UnsupportedShapeError`` or ``UnknownWeightsError`` as the footprint does.
+        Raises ``UnsupportedShapeError`` or ``UnknownWeightsError``.
         """
-        if self.num_blocks is not None:
-            return self.num_blocks
         parallelism = self.parallelism
-        footprint = replica_footprint(
+        return replica_footprint(
             ReplicaShape(
                 architecture=self.architecture,
                 max_context_tokens=self.context_tokens,
@@ -122,6 +120,17 @@ class EngineSpec:
                 is_eager=self.is_eager,
             )
         )
+
+    @cached_property
+    def total_blocks(self) -> int:
+        """Blocks of the pool of one rank, the null block included.
+
+        Computed from what engines are expected to take, not from what memroute reserves.
+        Raises ``UnsupportedShapeError`` or ``UnknownWeightsError`` as the footprint does.
+        """
+        if self.num_blocks is not None:
+            return self.num_blocks
+        footprint = self.footprint
         budget = int(self.accelerator.usable_bytes * self.utilization_ratio)
         other = footprint.engine.expected - footprint.kv_cache_bytes
         return self.layout.num_blocks_in(max(0, budget - other))

@@ -37,15 +37,20 @@ class EngineStartError(Exception):
 
 
 class DriverClient:
-    """The node's driver, as a process sees it. Close the session when done."""
+    """The node's driver, as a process sees it. Close the session when done.
+
+    Owns what the process holds: ``held``.
+    """
 
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
-        self._url = url
+        self.held: dict[int, tuple[str, int, int]] = {}
+        """Rank → its device, the device's bytes, and those that it has allocated."""
+        self.url = url
         self._session = session
 
     async def devices(self) -> list[dict[str, int | str]]:
         """The visible devices: uuid, product, total_bytes, free_bytes."""
-        async with self._session.get(f"{self._url}/devices") as response:
+        async with self._session.get(f"{self.url}/devices") as response:
             response.raise_for_status()
             devices: list[dict[str, int | str]] = await response.json()
             return devices
@@ -53,7 +58,7 @@ class DriverClient:
     async def allocate(self, rank: int, uuid: str, num_bytes: int, total_bytes: int) -> None:
         """Allocate on one device. Raises ``EngineStartError`` with torch's message."""
         body = {"uuid": uuid, "bytes": num_bytes}
-        async with self._session.post(f"{self._url}/allocate", json=body) as response:
+        async with self._session.post(f"{self.url}/allocate", json=body) as response:
             if response.status == 507:  # noqa: PLR2004 - Insufficient Storage: out of memory
                 free = (await response.json())["free_bytes"]
                 msg = (
@@ -65,6 +70,24 @@ class DriverClient:
             if response.status >= 400:  # noqa: PLR2004
                 msg = f"RuntimeError: CUDA error: device unavailable ({await response.text()})"
                 raise EngineStartError(msg)
+        _, _, before = self.held.get(rank, (uuid, total_bytes, 0))
+        self.held[rank] = (uuid, total_bytes, before + num_bytes)
+
+    async def free(self, rank: int, uuid: str, num_bytes: int) -> None:
+        """Give bytes of one device back."""
+        body = {"uuid": uuid, "bytes": num_bytes}
+        async with self._session.post(f"{self.url}/free", json=body) as response:
+            response.raise_for_status()
+        _, total_bytes, before = self.held[rank]
+        self.held[rank] = (uuid, total_bytes, before - num_bytes)
+
+    async def hold_host(self, num_bytes: int) -> None:
+        """So much of the node's memory is pinned by now, all together.
+
+        A node that has not as much kills a process for it: this one, or another.
+        """
+        async with self._session.post(f"{self.url}/host", json={"bytes": num_bytes}) as response:
+            response.raise_for_status()
 
 
 async def start_engine(arguments: EngineArguments, driver: DriverClient) -> EngineSpec:

@@ -5,6 +5,7 @@ Faults on demand are annotations of the Node object (``faults``).
 
 import asyncio
 import contextlib
+import json
 import logging
 import ssl
 from collections.abc import AsyncIterator, Coroutine
@@ -16,12 +17,14 @@ import aiohttp
 from aiohttp import web
 
 from memroute.bandwidth import SharingMechanism, is_link
+from memroute.units import GIB
 from memroute_kube import EVENTS, LEASES, NODES, ApiError, KubeObject, KubernetesClient
 from memroute_kube.resources import DEVICE_LINK, GPU_RESOURCE, LABEL_GPU_SHARING, TAINT_SHARED
 from memroute_simulator.nodes.container import now_rfc3339
 from memroute_simulator.nodes.dcgm import Exporter
 from memroute_simulator.nodes.devices import DeviceTable, EmulatedDevice
 from memroute_simulator.nodes.faults import read_faults
+from memroute_simulator.nodes.host_memory import HostMemory, MemoryBudget, host_record
 from memroute_simulator.nodes.kubelet_server import Driver, logs_application, serve
 from memroute_simulator.nodes.labels import node_labels
 from memroute_simulator.nodes.pod_worker import PodWorker
@@ -74,7 +77,10 @@ class NodeAgent:
         self.pulled_images: set[str] = set()
         is_mps = spec.sharing == "mps"
         mechanism = SharingMechanism.FRACTIONS if is_mps else SharingMechanism.TIME_SLICES
-        self._driver = Driver(self.devices, mechanism)
+        self.host_memory = HostMemory(self.machine.memory_gib * GIB)
+        self._driver = Driver(
+            self.devices, mechanism, host=self.host_memory, on_held=self._host_memory_held
+        )
         self._driver_url = ""
         self._free_addresses = [f"127.{network}.{ordinal + 1}.{host}" for host in range(254, 0, -1)]
         self._workers: dict[str, PodWorker] = {}
@@ -175,9 +181,9 @@ class NodeAgent:
             return previous
         return self._free_addresses.pop()
 
-    def open_driver(self, owner: str, visible: list[EmulatedDevice]) -> str:
+    def open_driver(self, owner: str, visible: list[EmulatedDevice], budget: MemoryBudget) -> str:
         """The driver's URL for one container instance."""
-        return self._driver_url + self._driver.open(owner, visible)
+        return self._driver_url + self._driver.open(owner, visible, budget)
 
     def close_driver(self, owner: str) -> None:
         """A container's process has ended."""
@@ -311,6 +317,24 @@ class NodeAgent:
             worker = self._workers.get(owner.split("/", 1)[0])
             if worker is not None:
                 worker.kill()
+
+    def _host_memory_held(self, victim: str | None) -> None:
+        """Somebody holds more of the node's memory: it is recorded, and the victim killed."""
+        path = host_record(self.directory, self.name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(self.host_memory.record()))
+        if victim is not None:
+            self._kill_out_of_memory(victim)
+
+    def _kill_out_of_memory(self, owner: str) -> None:
+        uid, _, container = owner.partition("/")
+        LOGGER.warning(
+            "out of memory node=%s killed=%s held_bytes=%d node_bytes=%d",
+            self.name, owner, self.host_memory.used_bytes, self.host_memory.total_bytes,
+        )  # fmt: skip
+        worker = self._workers.get(uid)
+        if worker is not None:
+            worker.kill_out_of_memory(container)
 
     # The Node object and its Lease
 

@@ -58,6 +58,8 @@ class ContainerProcess:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self.started_at = now_rfc3339()
+        self.is_out_of_memory = False
+        """Whether the kernel has killed it for want of memory."""
 
     @classmethod
     async def start(
@@ -87,6 +89,11 @@ class ContainerProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
 
+    def kill_out_of_memory(self) -> None:
+        """End it as the kernel does that has no memory for it."""
+        self.is_out_of_memory = True
+        self.send_signal(signal.SIGKILL)
+
     async def stop(self, grace_seconds: float) -> int:
         """SIGTERM, wait, SIGKILL; returns the exit code."""
         self.send_signal(signal.SIGTERM)
@@ -100,6 +107,8 @@ class ContainerProcess:
     def terminated_state(self, exit_code: int, message: str = "") -> dict[str, Any]:
         """The state of a container whose process has ended. ``message``: its last words."""
         reason = "Completed" if exit_code == 0 else "Error"
+        if self.is_out_of_memory:
+            reason = "OOMKilled"
         terminated = {
             "exitCode": exit_code,
             "reason": reason,

@@ -14,6 +14,7 @@ from memroute_simulator.nodes.environment import (
     command_line,
     resolve_environment,
 )
+from memroute_simulator.nodes.host_memory import MemoryBudget
 from memroute_simulator.nodes.volumes import (
     MOUNTS_VARIABLE,
     environment_in_folders,
@@ -80,7 +81,8 @@ class ContainerStart:
         environment[MOUNTS_VARIABLE] = json.dumps({one.path: str(one.folder) for one in mounts})
         visible = self.agent.devices.visible(environment.get("NVIDIA_VISIBLE_DEVICES"))
         owner = driver_owner(uid, self.spec["name"])
-        environment["MEMROUTE_DRIVER_URL"] = self.agent.open_driver(owner, visible)
+        budget = MemoryBudget.of(self.spec)
+        environment["MEMROUTE_DRIVER_URL"] = self.agent.open_driver(owner, visible, budget)
         words = command_line(entrypoint, self.spec, own, self.ip)
         return environment, [in_folders(word, mounts) for word in words]
 

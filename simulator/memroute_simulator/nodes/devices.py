@@ -168,6 +168,18 @@ class DeviceTable:
             raise OutOfMemoryError(device, num_bytes)
         device.allocations[owner] = device.allocations.get(owner, 0) + num_bytes
 
+    def free(self, owner: str, uuid: str, num_bytes: int) -> None:
+        """Take bytes back from a container instance that goes on.
+
+        Raises ``LookupError`` where it does not hold as many there.
+        """
+        device = self.by_uuid(uuid)
+        held = 0 if device is None else device.allocations.get(owner, 0)
+        if device is None or num_bytes > held:
+            msg = f"{num_bytes} bytes to free of {uuid}, where {held} are held"
+            raise LookupError(msg)
+        device.allocations[owner] = held - num_bytes
+
     def release(self, owner: str) -> None:
         """Free everything of a container instance: its process has ended."""
         for device in self.devices:

@@ -1,8 +1,8 @@
 """What a node serves: logs over HTTPS to kubectl, and the driver to its engines.
 
 The driver is what ``libcuda`` would be: an engine sees the devices that its environment makes
-visible, asks how much is free, and allocates. The URL it is given names its container, so
-that bytes are freed when that process ends.
+visible, asks how much is free, allocates and frees, and says what it has pinned of the node's own
+memory. The URL it is given names its container, so that bytes are freed when that process ends.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from aiohttp import web
 
 from memroute.bandwidth import SharingMechanism
 from memroute_simulator.nodes.devices import DeviceTable, EmulatedDevice, OutOfMemoryError
+from memroute_simulator.nodes.host_memory import NO_BUDGET, HostMemory, MemoryBudget
 
 FOLLOW_POLL_SECONDS = 0.2
 # How long what an engine has said of its work counts: engines alone on a device say it every 3 s.
@@ -77,26 +78,41 @@ class Driver:
         self,
         devices: DeviceTable,
         mechanism: SharingMechanism = SharingMechanism.TIME_SLICES,
+        host: HostMemory | None = None,
+        on_held: Callable[[str | None], None] = lambda _: None,
     ) -> None:
-        """``mechanism``: how engines on one device take turns."""
+        """``mechanism``: how engines on one device take turns.
+
+        ``host``: the node's memory; None: nobody counts it. ``on_held``: told when somebody holds
+        more of it, and whom the kernel kills for that.
+        """
         self._devices = devices
         self.mechanism = mechanism
+        self._host = host
+        self._on_held = on_held
         self.link: str | None = None
         """What joins the devices, as the node says; None where it does not."""
         self._busy_ratios: dict[str, tuple[float, float]] = {}
         """Container instance → share of the time in which it had work, and when it said so."""
         self._containers: dict[str, tuple[str, list[EmulatedDevice]]] = {}
+        self._budgets: dict[str, MemoryBudget] = {}
 
-    def open(self, owner: str, visible: list[EmulatedDevice]) -> str:
+    def open(
+        self, owner: str, visible: list[EmulatedDevice], budget: MemoryBudget = NO_BUDGET
+    ) -> str:
         """Let a container instance see devices; the path below which it finds the driver."""
         token = secrets.token_urlsafe(8)
         self._containers[token] = (owner, visible)
+        self._budgets[owner] = budget
         return f"/driver/{token}"
 
     def close(self, owner: str) -> None:
         """A container's process has ended: free what it held."""
         self._devices.release(owner)
+        if self._host is not None:
+            self._host.release(owner)
         self._busy_ratios.pop(owner, None)
+        self._budgets.pop(owner, None)
         for token, (other, _) in list(self._containers.items()):
             if other == owner:
                 del self._containers[token]
@@ -106,6 +122,8 @@ class Driver:
         application = web.Application()
         application.router.add_get("/driver/{token}/devices", self._list)
         application.router.add_post("/driver/{token}/allocate", self._allocate)
+        application.router.add_post("/driver/{token}/free", self._free)
+        application.router.add_post("/driver/{token}/host", self._hold_host)
         application.router.add_post("/driver/{token}/busy", self._busy)
         return application
 
@@ -142,6 +160,23 @@ class Driver:
             return web.json_response({"free_bytes": error.free_bytes}, status=507)
         except LookupError as error:
             raise web.HTTPNotFound(text=str(error)) from error
+        return web.json_response({})
+
+    async def _free(self, request: web.Request) -> web.Response:
+        owner, _ = self._container(request)
+        body = await request.json()
+        try:
+            self._devices.free(owner, body["uuid"], body["bytes"])
+        except LookupError as error:
+            raise web.HTTPConflict(text=str(error)) from error
+        return web.json_response({})
+
+    async def _hold_host(self, request: web.Request) -> web.Response:
+        """All that the container has pinned of the node's memory by now, in ``bytes``."""
+        owner, _ = self._container(request)
+        body = await request.json()
+        if self._host is not None:
+            self._on_held(self._host.hold(owner, int(body["bytes"]), self._budgets[owner]))
         return web.json_response({})
 
     async def _busy(self, request: web.Request) -> web.Response:

@@ -122,6 +122,12 @@ class PodWorker:
         for process in self._processes.values():
             process.send_signal(signal.SIGKILL)
 
+    def kill_out_of_memory(self, container: str) -> None:
+        """The kernel has no memory for a container: it ends, and starts again by its policy."""
+        process = self._processes.get(container)
+        if process is not None:
+            process.kill_out_of_memory()
+
     async def abandon(self) -> None:
         """End the processes without a word to the API server: the object or node is gone."""
         self._task.cancel()

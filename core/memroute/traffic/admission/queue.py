@@ -51,10 +51,18 @@ class QueueLimits:
     # Interactive clients give up soon after; batch clients come back when they are told to.
     max_replica_seconds: float | None = None
     """For a replica that is being started, where requests are held for one; None: as for room."""
+    max_wake_seconds: float | None = None
+    """For a replica that sleeps; None: as for room."""
 
     def for_replicas(self) -> "QueueLimits":
         """The limits of what waits for a replica."""
-        seconds = self.max_replica_seconds
+        return self._lasting(self.max_replica_seconds)
+
+    def for_wake(self) -> "QueueLimits":
+        """The limits of what waits for a replica to wake."""
+        return self._lasting(self.max_wake_seconds)
+
+    def _lasting(self, seconds: float | None) -> "QueueLimits":
         return QueueLimits(
             max_requests=self.max_requests,
             max_tokens=self.max_tokens,

@@ -5,6 +5,8 @@ never-fits         400   no known replica could ever hold the request; coming ba
 saturated          429   the request may not wait, or waits in vain; Retry-After by the drain rate
 queue-timeout      504   the request has waited for as long as requests may
 no-ready-replica   503   no replica that could hold the request is ready
+model-asleep       503   those that could hold it sleep, and it has no time for the wake that is
+                         predicted: Retry-After
 shutting-down      503   the router is stopping
 ```
 
@@ -13,7 +15,7 @@ docs/how-to/when-it-refuses.md has a row for every sentence; a test compares the
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -39,6 +41,7 @@ class RejectReason(StrEnum):
     QUEUE_TIMEOUT = "queue-timeout"
     SHUTTING_DOWN = "shutting-down"
     NO_READY_REPLICA = "no-ready-replica"
+    MODEL_ASLEEP = "model-asleep"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,10 @@ class Reject:
     because: str = ""
     """Why the request may not wait, or not longer: the end of the message, a value of
     ``QueueRefusal`` or ``EndOfWait``. Empty where waiting was not the question."""
+
+    def ending(self, because: str) -> "Reject":
+        """The same, and why the request may not wait, or not longer."""
+        return replace(self, message=f"{self.message}; {because}", because=because)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +107,21 @@ def no_ready_replica() -> Reject:
         reason=RejectReason.NO_READY_REPLICA,
         message="no replica of this model is ready",
         retry_after_seconds=DEFAULT_RETRY_AFTER_SECONDS,
+    )
+
+
+def model_asleep(num_replicas: int, expected_seconds: float) -> Reject:
+    """The refusal where those that could hold the request sleep: ``num_replicas`` of them.
+
+    ``expected_seconds``: until the first of them serves.
+    """
+    return Reject(
+        reason=RejectReason.MODEL_ASLEEP,
+        message=(
+            f"{num_replicas} replica(s) of this model could hold the request and sleep; the first "
+            f"is expected to serve in {expected_seconds:.1f} s"
+        ),
+        retry_after_seconds=min(MAX_RETRY_AFTER_SECONDS, max(1, math.ceil(expected_seconds))),
     )
 
 

@@ -11,6 +11,8 @@ from memroute.traffic.request import RequestProfile
 ROOM: Final = ""
 # What a request waits for that no usable replica could hold: another replica.
 REPLICA: Final = "replica"
+# What a request waits for where all replicas that could hold it sleep: that one of them wakes.
+WAKE: Final = "wake"
 
 
 class Ticket(Protocol):
@@ -28,8 +30,19 @@ class Ask(Generic[T]):
     """A request that asks for room, from its submission until its verdict."""
 
     __slots__ = (
-        "closed", "deadline_seconds", "is_thin", "lane", "num_tokens", "output_tokens", "profile",
-        "size_class", "ticket", "version", "waits_for", "wanted",
+        "closed",
+        "deadline_seconds",
+        "is_thin",
+        "lane",
+        "num_tokens",
+        "output_tokens",
+        "profile",
+        "size_class",
+        "ticket",
+        "version",
+        "waited_for_wake",
+        "waits_for",
+        "wanted",
     )  # fmt: skip
 
     def __init__(self, ticket: T, *, output_tokens: int, deadline_seconds: float) -> None:
@@ -50,7 +63,9 @@ class Ask(Generic[T]):
         self.lane = ""
         """Requests with equal lanes may go to the same replicas."""
         self.waits_for = ROOM
-        """``ROOM``, ``REPLICA``, or the slot of a LoRA adapter."""
+        """``ROOM``, ``REPLICA``, ``WAKE``, or the slot of a LoRA adapter."""
+        self.waited_for_wake = False
+        """Whether it has waited for a replica to wake."""
         self.wanted: Backend | None = None
         """The replica that was cheapest at the last look; None: any replica that opens will do."""
         self.closed: ClosedReason | None = None

@@ -2,6 +2,8 @@
 
 ```text
 submit ── no replica could ever hold it ─────────────────────────► Reject
+       ── all that could hold it sleep ──────────────────────────► held for the wake, or Reject: it
+                                                                   has no time for that
        ── the chosen replica is open, nobody waits for it ────────► Assignment (reserved at once)
        ── it is closed, and there is time to wait for it ─────────► held
        ── no time: the cheapest open one ─────────────────────────► Assignment
@@ -26,16 +28,23 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Generic
 
 from memroute.traffic.admission import ClosedReason, QueueLimits, Reject, hangs
-from memroute.traffic.dispatch.ask import REPLICA, Ask, T
+from memroute.traffic.dispatch.ask import Ask, T
 from memroute.traffic.dispatch.fair_share import FairShares
-from memroute.traffic.dispatch.membership import Membership
+from memroute.traffic.dispatch.membership import Membership, first_awake
 from memroute.traffic.dispatch.selection import Assignment, Selection
 from memroute.traffic.dispatch.settings import AdmissionMode, DispatchSettings
 from memroute.traffic.dispatch.waiting_room import WaitingRoom
 from memroute.traffic.lengths import OutputLengths, TokensPerEvent
 from memroute.traffic.peers import PeerGroup
 from memroute.traffic.prefixes.cached_prompts import CachedPrompts
-from memroute.traffic.replica import Predictions, ReplicaLedger, ReplicaReading, Reservation
+from memroute.traffic.replica import (
+    Predictions,
+    ReplicaLedger,
+    ReplicaReading,
+    ReplicaSleep,
+    Reservation,
+    SleepPhase,
+)
 from memroute.traffic.replica.backend import Backend, FastestReplica, compare_speed
 from memroute.traffic.request import Hits
 from memroute.traffic.routing.cost import RandomSource
@@ -124,6 +133,31 @@ class Dispatcher(Generic[T]):
             self.peers.remove_replica(backend.ledger)
         return backend
 
+    def set_sleep(
+        self,
+        replica: str,
+        phase: SleepPhase | None,
+        *,
+        wake_seconds: float | None = None,
+        now_seconds: float,
+    ) -> None:
+        """What the operator says of a replica's sleep; None: it is awake.
+
+        Once it sleeps its caches are gone. Raises ``KeyError`` for a replica that is not known.
+        """
+        backend = self.backends[replica]
+        before = backend.sleep
+        if phase is None:
+            backend.sleep = None
+            return
+        if before is not None and before.phase is phase:
+            before.wake_seconds = wake_seconds
+            return
+        backend.sleep = ReplicaSleep(phase, since_seconds=now_seconds, wake_seconds=wake_seconds)
+        had_caches = before is None or before.phase is SleepPhase.FALLING_ASLEEP
+        if had_caches and phase is not SleepPhase.FALLING_ASLEEP:
+            self.cached.emptied(replica)
+
     def ledger(
         self,
         replica: str,
@@ -176,6 +210,11 @@ class Dispatcher(Generic[T]):
         """The requests that are held, in the order in which they came, and what each waits for."""
         return self._room.waiting()
 
+    def first_awake(self, ask: Ask[T], *, now_seconds: float) -> ReplicaSleep | None:
+        """The sleep of the replica that should be the first awake of those that could hold it."""
+        asleep = self._membership.asleep(ask.profile, ask.ticket.tried)
+        return first_awake(asleep, now_seconds=now_seconds)
+
     @property
     def has_turns(self) -> bool:
         """Whether any request waits for a verdict of ``turns``."""
@@ -190,10 +229,11 @@ class Dispatcher(Generic[T]):
         available = self._membership.available(now_seconds=now_seconds)
         possible = available.possible(profile, ticket.tried)
         if possible is None:
-            reject = self._membership.why_none(profile)
-            if not room.may_wait_for_replicas(reject):
+            reject = self._membership.why_none(profile, ticket.tried, now_seconds=now_seconds)
+            waits_for = room.instead_of(reject)
+            if waits_for is None:
                 return reject
-            ask.waits_for = REPLICA
+            ask.waits_for = waits_for
             return room.hold(ask, None, now_seconds=now_seconds)
         ask.version, ask.lane = possible.version, possible.lane
         mode = self.settings.admission
@@ -230,16 +270,19 @@ class Dispatcher(Generic[T]):
     def stuck(self, leaving: Sequence[Backend] = (), *, now_seconds: float) -> list[Reservation]:
         """Unanswered requests at replicas that hang, where another replica could take them.
 
-        ``leaving``: replicas that have gone, and still have requests.
+        ``leaving``: replicas that have gone, and still have requests. A request that has reached an
+        engine after it was put to sleep waits there for the wake, as at one that hangs.
         """
         found: list[Reservation] = []
         routable = [c for c in self.backends.values() if c.is_routable]
+        asleep = [c for c in self.backends.values() if c.sleep is not None]
         num_healthy = sum(not backend.health.is_out for backend in routable)
-        for backend in (*routable, *leaving):
+        for backend in (*routable, *asleep, *leaving):
             ledger = backend.ledger
             # A replica that is out has its trial request, and what was sent before it failed.
             is_out = backend.health.is_out
-            others = num_healthy - (0 if is_out or backend in leaving else 1)
+            is_other = is_out or backend in leaving or not backend.is_routable
+            others = num_healthy - (0 if is_other else 1)
             if others and hangs(
                 ledger,
                 settings=self.settings.limits,

@@ -1,16 +1,20 @@
 """A pool's replicas: which of them a request may go to now, and whether any could ever hold it.
 
 ```text
-known      all replicas that discovery has named: in, out, draining, of any version
+known      all replicas that discovery has named: in, out, draining, asleep, of any version
 available  the known ones that are routable and in; where all are out, those: one may be back
 possible   the available ones that are large enough, of the version that the request has drawn, that
            have its LoRA adapter loaded, and on which the request has not failed before
+
+asleep     the known ones that would be possible if they were awake: what a request waits for that
+           has none that is possible
 ```
 
 *Never fits* is judged against ``known``: a replica that is out for a moment, drains, or is of
 another version is no reason to tell a client that its request is wrong.
 """
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
@@ -18,11 +22,13 @@ from memroute.traffic.admission import (
     Reject,
     RejectReason,
     adapter_not_loaded,
+    model_asleep,
     never_fits,
     no_ready_replica,
 )
 from memroute.traffic.admission.refusals import DEFAULT_RETRY_AFTER_SECONDS
 from memroute.traffic.replica.backend import Backend
+from memroute.traffic.replica.sleep import ReplicaSleep
 from memroute.traffic.request import RequestProfile
 
 # Limit of a replica that names none: more than any request holds.
@@ -141,8 +147,41 @@ class Membership:
         # With every replica out, trying one is better than refusing all: they may be back.
         return Available(found or out, self.shares, least_limit)
 
-    def why_none(self, profile: RequestProfile) -> Reject:
-        """The refusal of a request that none of the available replicas may take."""
+    @property
+    def num_asleep(self) -> int:
+        """Replicas that sleep, whatever they could hold."""
+        count = 0
+        for backend in self.known.values():
+            if backend.sleep is not None:
+                count += 1
+        return count
+
+    def asleep(self, profile: RequestProfile, tried: Collection[str]) -> list[Backend]:
+        """The sleeping replicas that could take the request if they were awake."""
+        least, adapter, only, shares = (
+            profile.least_tokens,
+            profile.adapter,
+            profile.only,
+            self.shares,
+        )
+        return [
+            backend
+            for backend in self.known.values()
+            if backend.sleep is not None
+            and could_hold(backend, least)
+            and has_loaded(backend, adapter)
+            and backend.ledger.replica not in tried
+            and (only is None or backend.ledger.replica in only)
+            and (not shares or shares.get(backend.version, 0.0) > 0.0)
+        ]
+
+    def why_none(
+        self, profile: RequestProfile, tried: Collection[str], *, now_seconds: float
+    ) -> Reject:
+        """The refusal of a request that none of the available replicas may take.
+
+        ``tried``: replicas on which it has failed.
+        """
         known = self.known.values()
         if not known:
             return no_ready_replica()
@@ -155,6 +194,10 @@ class Membership:
         adapter = profile.adapter
         if adapter and not any(has_loaded(backend, adapter) for backend in known):
             return adapter_not_loaded(adapter)
+        asleep = self.asleep(profile, tried)
+        first = first_awake(asleep, now_seconds=now_seconds)
+        if first is not None:
+            return model_asleep(len(asleep), first.expected_seconds(now_seconds=now_seconds))
         if any(backend.is_routable for backend in known):
             return Reject(
                 reason=RejectReason.NO_READY_REPLICA,
@@ -162,6 +205,18 @@ class Membership:
                 retry_after_seconds=DEFAULT_RETRY_AFTER_SECONDS,
             )
         return no_ready_replica()
+
+
+def first_awake(asleep: Iterable[Backend], *, now_seconds: float) -> ReplicaSleep | None:
+    """The sleep of that replica which should be the first awake; None: none of them sleeps."""
+    first, least = None, math.inf
+    for backend in asleep:
+        sleep = backend.sleep
+        if sleep is not None:
+            seconds = sleep.expected_seconds(now_seconds=now_seconds)
+            if seconds < least:
+                first, least = sleep, seconds
+    return first
 
 
 def has_loaded(backend: Backend, adapter: str) -> bool:

@@ -189,6 +189,8 @@ class RequestPool(Generic[R]):
         self.replicas: dict[str, R] = {}
         """By name: what the caller knows of each replica that is there."""
         self.now_seconds = clock
+        self.num_arrivals = 0
+        """Requests that have asked the pool for room, whatever became of them; a retry is none."""
         self._retries = retries
         self._call_soon = call_soon
         self._call_later = call_later
@@ -240,6 +242,7 @@ class RequestPool(Generic[R]):
     def submit(self, waiter: Waiter[R]) -> Lease[R] | Reject | None:
         """Room on the best replica, a refusal, or None: the waiter is held and called back."""
         if not waiter.tried:
+            self.num_arrivals += 1
             self._retries.asked()
         verdict = self.dispatcher.submit(waiter, now_seconds=self.now_seconds())
         if isinstance(verdict, Assignment):

@@ -89,10 +89,15 @@ class Selection(Generic[T]):
     def ask(self, ticket: T, *, now_seconds: float) -> Ask[T]:
         """What the request needs: expected tokens, and a deadline."""
         profile = ticket.profile
+        deadline = self.deadline(profile, now_seconds=now_seconds)
+        return Ask(ticket, output_tokens=self._output_tokens(profile), deadline_seconds=deadline)
+
+    def deadline(self, profile: RequestProfile, *, now_seconds: float) -> float:
+        """When the first token is due of a request that comes now."""
         deadline = profile.deadline_seconds
         if deadline is None:
             deadline = now_seconds + self._ttft_target_seconds(profile.num_prompt_tokens)
-        return Ask(ticket, output_tokens=self._output_tokens(profile), deadline_seconds=deadline)
+        return deadline
 
     def shortlist(
         self,
@@ -184,6 +189,7 @@ class Selection(Generic[T]):
             hit_tokens=profile.num_prompt_tokens - work,
             projected_ratio=ledger.projected_ratio(ask.num_tokens),
             closed=found.closed,
+            waited_for_wake=ask.waited_for_wake,
         )
         reservation = ledger.reserve(
             profile,

@@ -1,10 +1,11 @@
 """The requests of one version of a model that wait, indexed by what they wait for.
 
 Most requests wait for *room*: they compete for the replicas in one fair queue, and the line counts
-for each replica how many would go there. Two kinds of requests wait apart, in queues of their own:
-requests for a LoRA adapter that no replica has a slot for, and requests that no usable replica
-could hold. They delay no other request: they are not in the order, not in the plan of what will be
-late, and not in the expected wait of one more. All requests count against the same limits.
+for each replica how many would go there. Three kinds of requests wait apart, in queues of their
+own: requests for a LoRA adapter that no replica has a slot for, requests that no usable replica
+could hold, and requests that only sleeping replicas could. They delay no other request: they are
+not in the order, not in the plan of what will be late, and not in the expected wait of one more.
+All requests count against the same limits.
 """
 
 import math
@@ -20,7 +21,7 @@ from memroute.traffic.admission import (
     QueueLimits,
 )
 from memroute.traffic.admission import QueueRefusal as Refusal
-from memroute.traffic.dispatch.ask import REPLICA, ROOM, Ask, T
+from memroute.traffic.dispatch.ask import REPLICA, ROOM, WAKE, Ask, T
 from memroute.traffic.dispatch.drain import DrainMeter
 from memroute.traffic.dispatch.overload import OverloadDetector
 from memroute.traffic.replica.backend import Backend
@@ -48,6 +49,8 @@ class WaitingLine(Generic[T]):
         self._room: FairQueue[Ask[T]] = FairQueue(limits, tenant_weights)
         self._queues: dict[str, FairQueue[Ask[T]]] = {ROOM: self._room}
         self._num_wanting: dict[str, int] = {}
+        self._wakes: dict[int, list[int]] = {}
+        """By priority: how many wait for a wake, and the tokens of their prompts."""
         self._planned_at_seconds = -1.0
 
     def __len__(self) -> int:
@@ -184,6 +187,18 @@ class WaitingLine(Generic[T]):
         ahead = self._room.tokens_ahead(tenant=profile.tenant, priority=profile.priority)
         return self.drain.seconds_to_place(ahead, now_seconds=now_seconds)
 
+    def ahead_at_wake(self, *, priority: int) -> tuple[int, int]:
+        """Requests that wait for a wake and go before one more of this priority.
+
+        How many, and the tokens of their prompts.
+        """
+        count, tokens = 0, 0
+        for other, there in self._wakes.items():
+            if other >= priority:
+                count += there[0]
+                tokens += there[1]
+        return count, tokens
+
     def seconds_to_drain(self, *, now_seconds: float) -> float | None:
         """Seconds until all that waits for room now has been given room; None: unknown."""
         return self.drain.seconds_to_place(self._room.held_tokens, now_seconds=now_seconds)
@@ -251,7 +266,11 @@ class WaitingLine(Generic[T]):
     def _queue(self, what: str) -> FairQueue[Ask[T]]:
         queue = self._queues.get(what)
         if queue is None:
-            limits = self.limits.for_replicas() if what == REPLICA else self.limits
+            limits = self.limits
+            if what == REPLICA:
+                limits = limits.for_replicas()
+            elif what == WAKE:
+                limits = limits.for_wake()
             queue = self._queues[what] = FairQueue(limits, self._tenant_weights)
         return queue
 
@@ -262,7 +281,14 @@ class WaitingLine(Generic[T]):
             del self._queues[ask.waits_for]
 
     def _count(self, ask: Ask[T], change: int) -> None:
-        """Count a request that waits for room at the replica that it would go to."""
+        """Count a request that waits for room at the replica that it would go to, or for a wake."""
+        if ask.waits_for == WAKE:
+            profile = ask.profile
+            there = self._wakes.setdefault(profile.priority, [0, 0])
+            there[0] += change
+            there[1] += change * profile.num_prompt_tokens
+            if not there[0]:
+                del self._wakes[profile.priority]
         if ask.waits_for != ROOM:
             return
         name = "" if ask.wanted is None else ask.wanted.ledger.replica

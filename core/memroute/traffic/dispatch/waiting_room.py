@@ -11,13 +11,14 @@ from typing import Generic
 from memroute.traffic.admission import (
     ClosedReason,
     OverloadObjective,
+    QueuedRequest,
     QueueLimits,
     QueueRefusal,
     Reject,
     RejectReason,
     not_now,
 )
-from memroute.traffic.dispatch.ask import REPLICA, ROOM, Ask, T, adapter_slot
+from memroute.traffic.dispatch.ask import REPLICA, ROOM, WAKE, Ask, T, adapter_slot
 from memroute.traffic.dispatch.fair_share import FairShares
 from memroute.traffic.dispatch.membership import Available, Membership
 from memroute.traffic.dispatch.selection import Assignment, Selection
@@ -25,6 +26,7 @@ from memroute.traffic.dispatch.size_shares import SizeShares
 from memroute.traffic.dispatch.token_yield import TokenYield
 from memroute.traffic.dispatch.turns import Look, Round
 from memroute.traffic.dispatch.waiting_line import WaitingLine
+from memroute.traffic.dispatch.wakes import Wakes, misses_wake
 from memroute.traffic.routing.shortlist import Shortlist
 
 
@@ -62,6 +64,7 @@ class WaitingRoom(Generic[T]):
         """Requests of the pool that are kept apart from others and wait elsewhere: they count in
         what may wait. Kept up by whoever keeps them."""
         self._versions: tuple[str, ...] = ()
+        self._wakes: Wakes[T] = Wakes(membership)
 
     def __len__(self) -> int:
         return len(self._asks)
@@ -116,10 +119,15 @@ class WaitingRoom(Generic[T]):
             return True
         return self._shares.is_over(ask.profile.tenant, now_seconds=now_seconds)
 
-    def may_wait_for_replicas(self, reject: Reject) -> bool:
-        """Whether a request that would be refused so is held for a replica that is not ready."""
+    def instead_of(self, reject: Reject) -> str | None:
+        """What a request waits for that would be refused so; None: it is refused.
+
+        For a replica that wakes; for one that is not ready where that is set.
+        """
+        if reject.reason is RejectReason.MODEL_ASLEEP:
+            return WAKE
         is_so_set = self._selection.settings.waits_for_replicas
-        return is_so_set and reject.reason is RejectReason.NO_READY_REPLICA
+        return REPLICA if is_so_set and reject.reason is RejectReason.NO_READY_REPLICA else None
 
     def assign(self, ask: Ask[T], found: Shortlist, *, now_seconds: float) -> Assignment:
         """Reserve ``found.open``, whether the request had to wait or not."""
@@ -139,25 +147,33 @@ class WaitingRoom(Generic[T]):
                 ask.waits_for = adapter_slot(ask.profile.adapter)
             if ClosedReason.MEMORY in found.closed:
                 line.drain.memory_binds(now_seconds=now_seconds)
-        expected = line.expected_wait_seconds(ask, now_seconds=now_seconds)
+        expected = self._expected_seconds(line, ask, now_seconds)
         # A request that has failed on a replica was admitted before: it may wait its full time.
         refusal = line.refusal(
             ask,
             expected_wait_seconds=None if ask.ticket.tried else expected,
             num_apart=self.num_apart,
         )
+        if (
+            refusal is None
+            and not ask.ticket.tried
+            and misses_wake(ask, expected, now_seconds=now_seconds)
+        ):
+            refusal = QueueRefusal.TIME
         if refusal in {QueueRefusal.REQUESTS, QueueRefusal.TOKENS}:
             victim = line.victim(ask)
             if victim is not None:
                 line.remove(victim)
                 del self._asks[victim.ticket]
                 because = EndOfWait.DISPLACED.value
-                self._displaced[victim.ticket] = self._reject(victim, found, because, expected)
+                self._displaced[victim.ticket] = self._reject(
+                    victim, found, because, expected, now_seconds
+                )
                 refusal = None
-        if refusal is QueueRefusal.TIME:
+        if refusal is QueueRefusal.TIME and ask.waits_for != WAKE:
             line.overload.in_vain(now_seconds=now_seconds)
         if refusal is not None:
-            return self._reject(ask, found, refusal.value, expected)
+            return self._reject(ask, found, refusal.value, expected, now_seconds)
         self._asks[ask.ticket] = ask
         work = ask.profile.num_prompt_tokens if found is None else found.best_work
         line.hold(ask, work_tokens=work, now_seconds=now_seconds)
@@ -169,6 +185,7 @@ class WaitingRoom(Generic[T]):
         found: Shortlist | None,
         because: str,
         expected_wait_seconds: float | None,
+        now_seconds: float,
         *,
         has_expired: bool = False,
     ) -> Reject:
@@ -176,8 +193,10 @@ class WaitingRoom(Generic[T]):
 
         ``because``: why it may not wait, or wait longer.
         """
-        if found is None:
-            return self._membership.why_none(ask.profile)
+        if found is None or ask.waits_for in {REPLICA, WAKE}:
+            reject = self._why_none(ask, now_seconds)
+            is_asleep = reject.reason is RejectReason.MODEL_ASLEEP
+            return reject.ending(because) if is_asleep else reject
         hold = not_now(
             ask.profile,
             [backend.ledger for backend in found.backends],
@@ -213,8 +232,11 @@ class WaitingRoom(Generic[T]):
         if available.versions != self._versions:
             self._versions = available.versions
             self._draw_again(available)
+        looks_at_sleepers = bool(available.backends) or self._wakes.is_look_due(
+            now_seconds=now_seconds
+        )
         for version, line in list(self._lines.items()):
-            self._return_to_room(version, line, available, done, now_seconds)
+            self._return_to_room(version, line, available, done, now_seconds, looks_at_sleepers)
             while self._round(version, line, done, now_seconds):
                 pass
             self._end_waits(line, done, now_seconds)
@@ -242,24 +264,16 @@ class WaitingRoom(Generic[T]):
         available: Available,
         done: list[tuple[T, Assignment | Reject]],
         now_seconds: float,
+        looks_at_sleepers: bool,
     ) -> None:
         """Requests that waited for a replica or an adapter slot, and have it now, wait for room."""
         for what in line.apart():
+            if what == WAKE and not looks_at_sleepers:
+                continue
             for held in line.waiting_for(what):
                 ask = held.item
-                if what == REPLICA:
-                    possible = available.possible(ask.profile, ask.ticket.tried)
-                    if possible is None:
-                        reject = self._membership.why_none(ask.profile)
-                        if not self.may_wait_for_replicas(reject):
-                            line.remove(ask)
-                            del self._asks[ask.ticket]
-                            done.append((ask.ticket, reject))
-                        continue
-                    line.remove(ask)
-                    ask.version = possible.version
-                    ask.waits_for, ask.wanted = ROOM, None
-                    self.line(ask.version).wait_anew(held, now_seconds=now_seconds)
+                if what in {REPLICA, WAKE}:
+                    self._look_for_replica(line, held, available, done, now_seconds)
                     continue
                 if not available.has_slot(version, ask.profile.adapter):
                     break
@@ -267,17 +281,50 @@ class WaitingRoom(Generic[T]):
                 ask.waits_for, ask.wanted = ROOM, None
                 self.line(ask.version).move_in(held)
 
+    def _look_for_replica(
+        self,
+        line: WaitingLine[T],
+        held: QueuedRequest[Ask[T]],
+        available: Available,
+        done: list[tuple[T, Assignment | Reject]],
+        now_seconds: float,
+    ) -> None:
+        """A request that waited for a replica waits for room, for something else, or is refused."""
+        ask = held.item
+        possible = available.possible(ask.profile, ask.ticket.tried)
+        if possible is not None:
+            line.remove(ask)
+            if ask.waits_for == WAKE:
+                ask.waited_for_wake = True
+                # What is due counts from when it can be served: else all of them would be late.
+                ask.deadline_seconds = held.deadline_seconds = self._selection.deadline(
+                    ask.profile, now_seconds=now_seconds
+                )
+            ask.version = possible.version
+            ask.waits_for, ask.wanted = ROOM, None
+            self.line(ask.version).wait_anew(held, now_seconds=now_seconds)
+            return
+        reject = self._why_none(ask, now_seconds)
+        instead = self.instead_of(reject)
+        if instead is None:
+            line.remove(ask)
+            del self._asks[ask.ticket]
+            done.append((ask.ticket, reject))
+        elif instead != ask.waits_for:
+            self._wait_apart(line, ask, instead)
+
     def _look(
         self, line: WaitingLine[T], ask: Ask[T], available: Available, now_seconds: float
     ) -> Look:
         possible = available.possible(ask.profile, ask.ticket.tried)
         if possible is None:
-            reject = self._membership.why_none(ask.profile)
-            if not self.may_wait_for_replicas(reject):
+            reject = self._why_none(ask, now_seconds)
+            instead = self.instead_of(reject)
+            if instead is None:
                 return reject
             held = line.remove(ask)
             if held is not None:
-                ask.waits_for = REPLICA
+                ask.waits_for = instead
                 line.wait_anew(held, now_seconds=now_seconds)
             return None
         ask.lane = possible.lane
@@ -358,7 +405,8 @@ class WaitingRoom(Generic[T]):
             found = self._found(ask, now_seconds)
             line.overload.in_vain(now_seconds=now_seconds)
             expected = line.seconds_to_drain(now_seconds=now_seconds)
-            done.append((ask.ticket, self._reject(ask, found, EndOfWait.LATE.value, expected)))
+            because = EndOfWait.LATE.value
+            done.append((ask.ticket, self._reject(ask, found, because, expected, now_seconds)))
         for ask in line.take_expired(now_seconds=now_seconds):
             del self._asks[ask.ticket]
             # A last look: claims of other requests do not count here.
@@ -366,11 +414,23 @@ class WaitingRoom(Generic[T]):
             if found is not None and found.open is not None:
                 done.append((ask.ticket, self.assign(ask, found, now_seconds=now_seconds)))
                 continue
-            line.overload.in_vain(now_seconds=now_seconds)
+            if ask.waits_for != WAKE:
+                line.overload.in_vain(now_seconds=now_seconds)
             expected = line.seconds_to_drain(now_seconds=now_seconds)
             because = EndOfWait.EXPIRED.value
-            reject = self._reject(ask, found, because, expected, has_expired=True)
+            reject = self._reject(ask, found, because, expected, now_seconds, has_expired=True)
             done.append((ask.ticket, reject))
+
+    def _why_none(self, ask: Ask[T], now_seconds: float) -> Reject:
+        return self._membership.why_none(ask.profile, ask.ticket.tried, now_seconds=now_seconds)
+
+    def _expected_seconds(
+        self, line: WaitingLine[T], ask: Ask[T], now_seconds: float
+    ) -> float | None:
+        """Seconds until one more would be given what it waits for; None: unknown."""
+        if ask.waits_for != WAKE:
+            return line.expected_wait_seconds(ask, now_seconds=now_seconds)
+        return self._wakes.expected_seconds(line, ask, now_seconds=now_seconds)
 
     def _found(self, ask: Ask[T], now_seconds: float) -> Shortlist | None:
         """Where the request could go now; None: no usable replica could hold it."""

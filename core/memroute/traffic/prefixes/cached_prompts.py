@@ -60,6 +60,13 @@ class CachedPrompts:
         capacity = ledger.capacity_tokens or UNKNOWN_CAPACITY_TOKENS
         self._rendezvous.resize(ledger.replica, capacity)
 
+    def emptied(self, replica: str) -> None:
+        """The replica's caches are gone, and it stays: its engine has slept."""
+        self._prefixes.forget(replica)
+        self._hosts.forget(replica)
+        self._sessions.forget(replica)
+        self.blocks.cleared(replica)
+
     def removed(self, replica: str) -> None:
         """A replica has gone."""
         self._rendezvous.remove(replica)

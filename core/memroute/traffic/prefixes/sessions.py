@@ -58,6 +58,15 @@ class SessionIndex:
         if len(self._new) > MAX_SESSIONS * NEW_SESSIONS_RATIO:
             self._new.popitem(last=False)
 
+    def forget(self, replica: str) -> None:
+        """Nothing is cached on the replica any more: its sessions may go anywhere.
+
+        Looks at every session, some 10 ms for as many as there may be.
+        """
+        for known in (self._new, self._going_on):
+            for session in [key for key, last in known.items() if last[0] == replica]:
+                del known[session]
+
     def recent(self, most: int) -> list[tuple[int, str, int]]:
         """At most ``most`` sessions with their replicas and tokens; those that go on come last."""
         latest = chain(reversed(self._going_on.items()), reversed(self._new.items()))

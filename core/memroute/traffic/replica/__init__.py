@@ -10,6 +10,7 @@ from memroute.traffic.replica.predictions import Prediction, Predictions
 from memroute.traffic.replica.prefill_law import PrefillLaw
 from memroute.traffic.replica.rate import RateMeter
 from memroute.traffic.replica.reading import ReplicaReading, max_age_seconds
+from memroute.traffic.replica.sleep import ReplicaSleep, SleepPhase
 from memroute.traffic.replica.step_clock import StepClock
 
 __all__ = [
@@ -23,7 +24,9 @@ __all__ = [
     "ReplicaHealth",
     "ReplicaLedger",
     "ReplicaReading",
+    "ReplicaSleep",
     "Reservation",
+    "SleepPhase",
     "StepClock",
     "compare_speed",
     "max_age_seconds",

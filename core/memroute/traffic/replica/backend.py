@@ -5,6 +5,7 @@ from typing import Final
 
 from memroute.traffic.replica.health import ReplicaHealth
 from memroute.traffic.replica.ledger import ReplicaLedger
+from memroute.traffic.replica.sleep import ReplicaSleep
 
 # Samples from which on a replica's own prefill speed counts; before, the mean of the others' does.
 # Unit: samples. Source: chosen by hand.
@@ -17,7 +18,7 @@ MAX_COMPARED: Final = 32
 class Backend:
     """A replica that requests can be sent to."""
 
-    __slots__ = ("adapters", "health", "is_routable", "ledger", "version")
+    __slots__ = ("adapters", "health", "is_routable", "ledger", "sleep", "version")
 
     def __init__(
         self, ledger: ReplicaLedger, *, is_routable: bool = True, version: str = ""
@@ -27,7 +28,9 @@ class Backend:
         """The version of the model: traffic is split between versions."""
         self.health = ReplicaHealth()
         self.is_routable = is_routable
-        """Ready, not draining, not terminating."""
+        """Ready, awake, not draining, not terminating."""
+        self.sleep: ReplicaSleep | None = None
+        """While its engine sleeps, or is about to; None: it is awake."""
         self.adapters: frozenset[str] | None = None
         """The LoRA adapters that its engine has loaded; None: nobody knows, so any may be."""
 

@@ -77,7 +77,7 @@ class Choice:
 
     __slots__ = (
         "closed", "hit_tokens", "num_candidates", "num_open", "own_seconds", "policy",
-        "projected_ratio", "replica", "wait_seconds",
+        "projected_ratio", "replica", "wait_seconds", "waited_for_wake",
     )  # fmt: skip
 
     def __init__(
@@ -92,6 +92,7 @@ class Choice:
         projected_ratio: float | None,
         closed: Mapping[ClosedReason, int],
         num_open: int | None = None,
+        waited_for_wake: bool = False,
     ) -> None:
         self.replica = replica
         self.policy = policy
@@ -109,6 +110,8 @@ class Choice:
         self.num_open = num_open
         """Open replicas that a published policy chose from; None: it chose from all, or the policy
         is memroute's, which prices the closed ones too."""
+        self.waited_for_wake = waited_for_wake
+        """Whether the request has waited for a replica to wake."""
 
     def at(self, replica: str) -> "Choice":
         """The same where another replica got the request; nothing of its prompt counts as cached.
@@ -125,6 +128,7 @@ class Choice:
             projected_ratio=None,
             closed=self.closed,
             num_open=self.num_open,
+            waited_for_wake=self.waited_for_wake,
         )
 
     @property
@@ -141,6 +145,7 @@ class Choice:
             f"{self.wait_seconds:.3f} s there, prefills {self.own_seconds:.3f} s, "
             f"{self.hit_tokens} tokens cached, projected KV use {ratio}"
             + (f"; closed: {closed}" if closed else "")
+            + ("; it was asleep" if self.waited_for_wake else "")
         )
 
 

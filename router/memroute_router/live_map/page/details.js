@@ -37,7 +37,7 @@ function replicaFields(holder, replica) {
   fields.push(["KV cache, used", kvWords(replica)]);
   fields.push(["Projected, of what is allowed", kv === null ? UNKNOWN : `${percent(kv.projected)} of ${percent(kv.ceiling)}`]);
   fields.push(["Requests there", `${count(replica.numThere)}; of this router ${count(replica.numInFlight)}, not begun ${count(replica.numPending)}`]);
-  fields.push(["Takes requests", replica.isOut ? "no: it does not answer as it should" : yes(replica.isRoutable, yes(kv?.isClosed, "when it has room again", "yes"), "no: not ready, or leaving")]);
+  fields.push(["Takes requests", replica.isOut ? "no: it does not answer as it should" : yes(replica.isRoutable, yes(kv?.isClosed, "when it has room again", "yes"), replica.sleep ? `no: ${replica.sleep.replace("-", " ")}` : "no: not ready, or leaving")]);
   fields.push(["Metrics read", replica.readingAgeSeconds === null ? UNKNOWN : `${seconds(replica.readingAgeSeconds)} ago`]);
   if (replica.version && replica.version !== holder.model) fields.push(["Version", replica.version]);
   return fields;

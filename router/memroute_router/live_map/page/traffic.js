@@ -42,7 +42,7 @@ export function mergedDecisions(before, now, most) {
 export function waitingModels(fleet, live) {
   if (fleet !== null) return fleet.models.filter((one) => !one.isReady);
   return live.models
-    .filter((one) => one.numRoutable === 0 || one.unreadyReason)
+    .filter((one) => (one.numRoutable === 0 && !one.sleep) || one.unreadyReason)
     .map((one) => ({
       model: one.deployment ?? one.model, wanted: null, ready: one.numRoutable,
       reason: one.unreadyReason ?? "NoReplicaReady",

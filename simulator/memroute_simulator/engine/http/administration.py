@@ -1,7 +1,6 @@
 """Everything of an engine's surface that generates nothing: state, tokens, faults."""
 
 import asyncio
-import os
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -21,12 +20,9 @@ from memroute_simulator.engine.metrics import MetricsDialect, only_series, rende
 from memroute_simulator.engine.pacing import PacedEngine
 from memroute_simulator.engine.text import Tokenizer
 
-DEVELOPMENT_VARIABLE = "VLLM_SERVER_DEV_MODE"
-SLEEP_STATES = {0: "awake", 1: "weights_offloaded", 2: "discard_all"}
-
 
 class Administration:
-    """Handlers around one engine. Owns its sleep level."""
+    """Handlers around one engine."""
 
     def __init__(
         self,
@@ -44,7 +40,6 @@ class Administration:
         self._tokenizer = tokenizer
         self._publisher = publisher
         self._constants = constants
-        self._sleep_level = 0
         self._frozen_page: bytes | None = None
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
@@ -70,14 +65,6 @@ class Administration:
         if self._arguments.dialect is MetricsDialect.LLAMA_CPP:
             router.add_get("/slots", self._slots)
             router.add_get("/props", self._props)
-        if _is_set(DEVELOPMENT_VARIABLE):
-            router.add_post("/sleep", self._sleep)
-            router.add_post("/wake_up", self._wake_up)
-            router.add_get("/is_sleeping", self._is_sleeping)
-            router.add_post("/pause", self._pause)
-            router.add_post("/resume", self._resume)
-            router.add_get("/is_paused", self._is_paused)
-            router.add_post("/reset_prefix_cache", self._reset_prefix_cache)
 
     async def _health(self, _request: web.Request) -> web.Response:
         is_down = (
@@ -166,52 +153,6 @@ class Administration:
     async def _kv_event_sources(self, _request: web.Request) -> web.Response:
         return json_response(self._publisher.sources() if self._publisher else {})
 
-    # Development endpoints.
-
-    async def _sleep(self, request: web.Request) -> web.Response:
-        level = request.query.get("level", "1")
-        if level not in {"0", "1", "2"}:
-            raise bad_request(f"sleep level must be 0, 1 or 2, got {level}")
-        self._sleep_level = int(level)
-        if self._sleep_level:
-            self._engine.abort_all()
-            for scheduler in self._engine.schedulers:
-                scheduler.forget_prefixes()
-        self._engine.pause()
-        self._engine.metrics.set_sleep_state(SLEEP_STATES[self._sleep_level])
-        self._engine.metrics.on_sleep_operation("sleep", 0.0)
-        return json_response({"status": "sleeping", "level": self._sleep_level})
-
-    async def _wake_up(self, request: web.Request) -> web.Response:
-        self._sleep_level = 0
-        self._engine.resume()
-        self._engine.metrics.set_sleep_state("awake")
-        self._engine.metrics.on_sleep_operation("wake_up", 0.0)
-        tags = request.query.getall("tags", [])
-        return json_response({"status": "awake", "tags": tags or None})
-
-    async def _is_sleeping(self, _request: web.Request) -> web.Response:
-        return json_response({"is_sleeping": self._sleep_level > 0})
-
-    async def _pause(self, _request: web.Request) -> web.Response:
-        self._engine.pause()
-        return json_response({"status": "paused"})
-
-    async def _resume(self, _request: web.Request) -> web.Response:
-        self._engine.resume()
-        return json_response({"status": "resumed"})
-
-    async def _is_paused(self, _request: web.Request) -> web.Response:
-        return json_response({"is_paused": self._engine.is_paused})
-
-    async def _reset_prefix_cache(self, request: web.Request) -> web.Response:
-        for scheduler in self._engine.schedulers:
-            if request.query.get("reset_external", "false").casefold() in {"true", "1"}:
-                scheduler.forget_prefixes()
-            else:
-                scheduler.cache.clear()
-        return json_response({"success": True})
-
     # Others' surfaces, and our own.
 
     async def _sglang_loads(self, _request: web.Request) -> web.Response:
@@ -281,7 +222,3 @@ class Administration:
             # After the answer: the process ends with the engine.
             asyncio.get_running_loop().call_later(0.05, self._engine.die)
         return json_response(self._engine.faults.as_dict())
-
-
-def _is_set(variable: str) -> bool:
-    return os.environ.get(variable, "").lower() in {"1", "true"}

@@ -19,13 +19,16 @@ from memroute_simulator.engine.endings import ENDINGS
 from memroute_simulator.engine.faces import llama_cpp, sglang
 from memroute_simulator.engine.faults import FaultError, Faults
 from memroute_simulator.engine.http.administration import Administration
+from memroute_simulator.engine.http.development import Development
 from memroute_simulator.engine.http.errors import APIError
 from memroute_simulator.engine.http.generation import Generation
 from memroute_simulator.engine.http.responses import json_response
 from memroute_simulator.engine.kv_events import KVEventPublisher
+from memroute_simulator.engine.memory import EngineMemory, host_kv_bytes
 from memroute_simulator.engine.metrics import EngineMetrics
 from memroute_simulator.engine.model import BlockEvent
 from memroute_simulator.engine.pacing import PacedEngine
+from memroute_simulator.engine.sleeping import Sleeper
 from memroute_simulator.engine.spec import EngineSpec
 from memroute_simulator.engine.startup import DriverClient, EngineStartError, start_engine
 from memroute_simulator.engine.text import Tokenizer
@@ -50,8 +53,12 @@ class EngineServer:
         arguments: EngineArguments,
         spec: EngineSpec,
         constants: Mapping[str, float] = MappingProxyType({}),
+        driver: DriverClient | None = None,
     ) -> None:
-        """``constants``: what it has measured at its start."""
+        """``constants``: what it has measured at its start. ``driver``: of its node; None: none.
+
+        Raises ``MemrouteError`` for a model that is to sleep and whose bytes nobody knows.
+        """
         faults = Faults()
         faults.update(arguments.faults)
         self.publisher = None
@@ -80,6 +87,10 @@ class EngineServer:
         self._administration = Administration(
             arguments, self.engine, self.generation, tokenizer, self.publisher, constants
         )
+        memory = EngineMemory.of(arguments, spec, driver) if arguments.enable_sleep_mode else None
+        self._development = Development(
+            self.engine, Sleeper(self.engine, memory, time_scale=arguments.time_scale)
+        )
         self._is_pooling = arguments.runner == "pooling"
 
     def application(self) -> web.Application:
@@ -89,6 +100,7 @@ class EngineServer:
         )
         router = application.router
         self._administration.add_routes(router)
+        self._development.add_routes(router)
         if self._is_pooling:
             router.add_post("/v1/embeddings", self.generation.embeddings)
         else:
@@ -167,16 +179,26 @@ async def _start_vllm(
 async def serve_engine(arguments: EngineArguments, start: Start = _start_vllm) -> int:
     """Start, serve until SIGTERM, drain; the exit status."""
     url = os.environ.get("MEMROUTE_DRIVER_URL")
-    constants: dict[str, float] = {}
-    if url:
-        async with aiohttp.ClientSession() as session:
-            try:
-                spec, constants = await start(arguments, DriverClient(url, session))
-            except EngineStartError as error:
-                print(f"ERROR EngineCore failed to start. {error}", file=sys.stderr)
-                return 1
-    else:
-        spec = arguments.standalone_spec()
+    if not url:
+        return await _serve(arguments, arguments.standalone_spec(), {}, None)
+    async with aiohttp.ClientSession() as session:
+        driver = DriverClient(url, session)
+        try:
+            spec, constants = await start(arguments, driver)
+            if kept := host_kv_bytes(spec):
+                await driver.hold_host(kept)
+        except EngineStartError as error:
+            print(f"ERROR EngineCore failed to start. {error}", file=sys.stderr)
+            return 1
+        return await _serve(arguments, spec, constants, driver)
+
+
+async def _serve(
+    arguments: EngineArguments,
+    spec: EngineSpec,
+    constants: Mapping[str, float],
+    driver: DriverClient | None,
+) -> int:
     context = spec.context_tokens
     pool = spec.total_blocks * spec.layout.bytes_per_block
     tokens = spec.layout.reported_tokens(pool, context)
@@ -184,7 +206,7 @@ async def serve_engine(arguments: EngineArguments, start: Start = _start_vllm) -
         f"INFO GPU KV cache size: {tokens:,} tokens, Maximum concurrency for "
         f"{context:,} tokens per request: {tokens / context:.2f}x"
     )
-    server = EngineServer(arguments, spec, constants)
+    server = EngineServer(arguments, spec, constants, driver)
     runner = web.AppRunner(server.application(), access_log=None, handler_cancellation=True)
     await runner.setup()
     await web.TCPSite(runner, arguments.host, arguments.port, backlog=2048).start()
@@ -193,10 +215,10 @@ async def serve_engine(arguments: EngineArguments, start: Start = _start_vllm) -
         flush=True,
     )
     following = None
-    if url:
+    if driver is not None:
         card = CardTime()
         server.engine.stretched = card.step_seconds
-        following = asyncio.create_task(follow(url, server.engine, card))
+        following = asyncio.create_task(follow(driver.url, server.engine, card))
     try:
         return await _until_stopped(server, runner, arguments)
     finally:
@@ -215,8 +237,7 @@ async def _until_stopped(
     await asyncio.wait([stepping, waiting], return_when=asyncio.FIRST_COMPLETED)
     if stepping.done():
         stepping.result()
-        print("ERROR EngineCore died: torch.OutOfMemoryError: CUDA out of memory.",
-              file=sys.stderr)  # fmt: skip
+        print(f"ERROR EngineCore died: {server.engine.last_words}", file=sys.stderr)
         # Its clients are told before the process goes.
         await asyncio.sleep(0.5)
         await runner.cleanup()

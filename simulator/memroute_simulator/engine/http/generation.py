@@ -36,11 +36,18 @@ from memroute_simulator.engine.http.parsing import GenerationRequest, parse, rea
 from memroute_simulator.engine.http.responses import json_response
 from memroute_simulator.engine.metrics import MetricsDialect
 from memroute_simulator.engine.model import EngineRequest, TokenContent
-from memroute_simulator.engine.pacing import EngineDeadError, PacedEngine, TokenStream
+from memroute_simulator.engine.pacing import (
+    EngineDeadError,
+    PacedEngine,
+    RequestAbortedError,
+    TokenStream,
+)
 from memroute_simulator.engine.text import Tokenizer, token_text
 
 MEAN_OUTPUT_TOKENS = 160
 # How long answers are that nothing limits: an exponential, seeded by request order.
+ABORT = "abort"
+# The finish reason of a request that the engine has ended, as when it is put to sleep.
 LOAD_HEADER = "endpoint-load-metrics"
 
 
@@ -117,7 +124,7 @@ class Generation:
             for stream in streams:
                 stack.callback(self._engine.leave, stream, "stop")
             for stream in streams:
-                await self._wait(stream, 0)
+                await self._embedded(stream)
         tokens = sum(map(len, prompts))
         return json_response(
             {
@@ -252,6 +259,13 @@ class Generation:
         except EngineDeadError:
             raise engine_dead() from None
 
+    async def _embedded(self, stream: TokenStream) -> None:
+        """Wait for a prompt that generates nothing: ended, there is nothing to answer."""
+        try:
+            await self._wait(stream, 0)
+        except RequestAbortedError:
+            raise engine_dead() from None
+
     async def _whole(
         self,
         request: web.Request,
@@ -261,12 +275,14 @@ class Generation:
     ) -> web.Response:
         texts = []
         for choice in choices:
-            wanted = choice.stream.request.num_output_tokens
+            wanted, reason = choice.stream.request.num_output_tokens, choice.reason
             seen = 0
-            while seen < wanted:
-                seen = await self._wait(choice.stream, seen)
-            text = "".join(token_text(position) for position in range(wanted))
-            texts.append((text, choice.reason))
+            try:
+                while seen < wanted:
+                    seen = await self._wait(choice.stream, seen)
+            except RequestAbortedError:
+                wanted, reason = choice.stream.num_tokens, ABORT
+            texts.append((self._text(0, wanted), reason))
         usage = self._usage(parsed, choices, sum(c.stream.num_tokens for c in choices))
         return json_response(shape.whole(texts, usage), headers=self._load_headers(request))
 
@@ -293,7 +309,7 @@ class Generation:
                     if not seen:
                         chunks.append(shape.opening(index, self._usage(parsed, choices, 0)))
                     while following <= available:
-                        text = "".join(token_text(position) for position in range(seen, following))
+                        text = self._text(seen, following)
                         sent += following - seen
                         seen = following
                         following = self._next_event(seen, wanted)
@@ -314,11 +330,21 @@ class Generation:
             await response.write(error_chunk(engine_dead().document()))
             await response.write(DONE)
             return response
+        except RequestAbortedError:
+            reason = ABORT
+            opening = b"" if sent else shape.opening(0, self._usage(parsed, choices, 0))
+            await response.write(opening + shape.chunk(len(choices) - 1, "", ABORT, None))
+        else:
+            reason = choices[-1].reason
         usage = self._usage(parsed, choices, sent)
-        await response.write(
-            shape.closing(choices[-1].reason, usage, includes_usage=parsed.includes_usage)
-        )
+        await response.write(shape.closing(reason, usage, includes_usage=parsed.includes_usage))
         return response
+
+    def _text(self, start: int, end: int) -> str:
+        """What an answer's tokens from ``start`` to ``end`` say."""
+        if self._engine.faults.are_weights_missing:
+            return "!" * (end - start)
+        return "".join(token_text(position) for position in range(start, end))
 
     def _next_event(self, seen: int, wanted: int) -> int:
         """Tokens of a choice at its next event: the first comes alone, the last when it is there.

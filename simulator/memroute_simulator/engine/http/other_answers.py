@@ -19,7 +19,7 @@ class MessagesShape:
         """One message, of one text."""
         text, reason = texts[0]
         content = [{"type": "text", "text": text}]
-        return self._message(content, _STOP_REASONS[reason], usage)
+        return self._message(content, _STOP_REASONS.get(reason, "end_turn"), usage)
 
     def opening(self, index: int, usage: Usage) -> bytes:
         """The message, still empty, and the beginning of its text."""
@@ -33,7 +33,7 @@ class MessagesShape:
 
     def closing(self, reason: str, usage: Usage, *, includes_usage: bool) -> bytes:
         """Why it ends, and what it took."""
-        delta = {"stop_reason": _STOP_REASONS[reason], "stop_sequence": None}
+        delta = {"stop_reason": _STOP_REASONS.get(reason, "end_turn"), "stop_sequence": None}
         return (
             event("content_block_stop", index=0)
             + event("message_delta", delta=delta, usage=_usage(usage))

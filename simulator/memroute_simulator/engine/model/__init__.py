@@ -8,6 +8,7 @@ from memroute_simulator.engine.model.content import Content, SegmentedContent, T
 from memroute_simulator.engine.model.host_tier import HostEvent, HostTier, HostTierLimits
 from memroute_simulator.engine.model.kv_cache import (
     BlockEvent,
+    BlocksCleared,
     BlocksRemoved,
     BlocksStored,
     KVCache,
@@ -20,6 +21,7 @@ from memroute_simulator.engine.model.vllm import VLLMScheduler
 
 __all__ = [
     "BlockEvent",
+    "BlocksCleared",
     "BlocksRemoved",
     "BlocksStored",
     "Content",

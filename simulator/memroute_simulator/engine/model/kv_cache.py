@@ -45,7 +45,12 @@ class BlocksRemoved:
     key: int
 
 
-BlockEvent = BlocksStored | BlocksRemoved
+@dataclass(frozen=True, slots=True)
+class BlocksCleared:
+    """Every cached block was forgotten at once."""
+
+
+BlockEvent = BlocksStored | BlocksRemoved | BlocksCleared
 
 
 class KVCache:
@@ -278,11 +283,18 @@ class KVCache:
         request.num_keyed_blocks = []
 
     def clear(self) -> None:
-        """Forget every cached prefix, as ``/reset_prefix_cache`` and a sleep do."""
+        """Forget every cached prefix, as ``/reset_prefix_cache`` and a sleep do.
+
+        One event says so, as in vLLM, where every block is forgotten; blocks that are in use keep
+        their names, and then each that is forgotten is named.
+        """
+        is_whole = len(self._evictable) == len(self._key_of)
         for block in self._evictable:
-            self._forget_key(block)
+            self._forget_key(block, is_told=not is_whole)
         self._unkeyed += self._evictable
         self._evictable.clear()
+        if is_whole and self._on_event is not None:
+            self._on_event(BlocksCleared())
 
     # Inside.
 
@@ -406,7 +418,7 @@ class KVCache:
         if self._by_key.setdefault(key, block) != block:
             self._duplicates.setdefault(key, []).append(block)
 
-    def _forget_key(self, block: int) -> None:
+    def _forget_key(self, block: int, *, is_told: bool = True) -> None:
         key = self._key_of.pop(block)
         twins = self._duplicates.get(key)
         if twins is None:
@@ -418,7 +430,7 @@ class KVCache:
                 twins.remove(block)
             if not twins:
                 del self._duplicates[key]
-        if self._on_event is not None:
+        if is_told and self._on_event is not None:
             self._on_event(BlocksRemoved(key & ((1 << _GROUP_BITS) - 1), key >> _GROUP_BITS))
 
 

@@ -1,0 +1,75 @@
+"""Who may sleep on each device, and what those lend that sleep.
+
+Of a device with sleepers of ``size`` and ``rest`` bytes, beside ``others`` that never sleep:
+
+```text
+lent          sum(size - rest) over those that sleep
+one wakes     others + sum(rest) + max(size - rest)     must fit, so that each of them can wake
+```
+"""
+
+from memroute.placement.inventory import Reservation
+
+
+class Sleepers:
+    """The replicas of a ledger that may sleep. Owned by it."""
+
+    def __init__(self) -> None:
+        self._on_device: dict[str, dict[str, tuple[int, int]]] = {}
+        """Device → pod → its bytes there, and those that it keeps while it sleeps."""
+        self._lent: dict[str, int] = {}
+        self._asleep: dict[str, int] = {}
+
+    def count(self, reservation: Reservation, predecessor: Reservation | None, sign: int) -> None:
+        """Add (1) or take away (-1) a promise; ``predecessor``: whose claim it is, if it is one."""
+        if reservation.replaces is not None:
+            if predecessor is not None:
+                self._count_claim(reservation, predecessor, sign)
+            return
+        if reservation.sleep is None:
+            return
+        for uuid, size in reservation.device_bytes.items():
+            there = self._on_device.setdefault(uuid, {})
+            if sign > 0:
+                there[reservation.owner] = (size, reservation.rest_on(uuid))
+            else:
+                there.pop(reservation.owner, None)
+            self._lend(uuid, reservation.lent_on(uuid) * sign)
+            if reservation.sleep.is_asleep:
+                self._asleep[uuid] = self._asleep.get(uuid, 0) + sign
+
+    def _count_claim(self, claim: Reservation, predecessor: Reservation, sign: int) -> None:
+        """A successor starts awake: what its sleeping predecessor lends of its room is called back.
+
+        The two are never there at once, so the larger counts: of what is promised, and of what is
+        in use.
+        """
+        for uuid, size in claim.device_bytes.items():
+            lent = predecessor.lent_on(uuid)
+            if not lent:
+                continue
+            held = predecessor.device_bytes[uuid]
+            left = max(held, size) - max(held - lent, size)
+            self._lend(uuid, (left - lent) * sign)
+
+    def _lend(self, uuid: str, num_bytes: int) -> None:
+        self._lent[uuid] = self._lent.get(uuid, 0) + num_bytes
+
+    def lent_bytes(self, uuid: str) -> int:
+        """Bytes of a device that are promised to replicas that sleep, and that those do not use."""
+        return self._lent.get(uuid, 0)
+
+    def num_asleep(self, uuid: str) -> int:
+        """Replicas that sleep there."""
+        return self._asleep.get(uuid, 0)
+
+    def spare_when_one_wakes(self, uuid: str) -> int:
+        """Bytes of sleepers' promises that are not needed while only the largest of them is awake.
+
+        0 where none may sleep.
+        """
+        there = self._on_device.get(uuid)
+        if not there:
+            return 0
+        grows = [size - rest for size, rest in there.values()]
+        return sum(grows) - max(grows)

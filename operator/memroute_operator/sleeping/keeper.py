@@ -1,0 +1,227 @@
+"""Has engines do what is written on their pods: fall asleep, or wake.
+
+It goes by the mark alone (``memroute.dev/sleep``), asks the engine where it stands, and tells it
+what is missing. So whoever takes over from an operator that died goes on where that one was. It
+writes nothing to the API server: what it sees goes into the next step, which writes the next mark.
+
+Owns what each engine was last seen to do, and when it is asked next.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
+from typing import NoReturn, assert_never
+
+from memroute_kube.shapes import mapping
+from memroute_kube.sleeping import SleepState
+from memroute_operator.adapters.caller import Caller
+from memroute_operator.replicas.replica import Replica
+from memroute_operator.sleeping.calls import Engine, fall_asleep, is_sleeping, wake
+from memroute_operator.sleeping.mark import SleepMark
+from memroute_operator.sleeping.sight import EngineSight
+
+LOGGER = logging.getLogger(__name__)
+# How often it is looked for what is due, in seconds.
+TICK_SECONDS = 0.25
+# Before an engine is asked again: while something is under way, after a failure, and while it
+# sleeps as it should (a person may wake it by hand). Chosen by hand; a question costs it 1 ms.
+BUSY_SECONDS = 0.5
+TROUBLED_SECONDS = 5.0
+SETTLED_SECONDS = 30.0
+# How long an engine that did not fall asleep is left awake, in seconds: chosen by hand. Its next
+# refusal costs its clients as long as it falls asleep, so it should be rare.
+REFUSED_SECONDS = 600.0
+# Engines of a namespace that are told at once: as the keeper of adapters.
+MAX_AT_ONCE = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One engine, and what is written of it."""
+
+    uid: str
+    engine: Engine
+    mark: SleepMark
+    state: SleepState
+    may_fall_asleep: bool
+
+    @property
+    def namespace(self) -> str:
+        """Of its pod."""
+        return self.engine.pod.partition("/")[0]
+
+
+class SleepKeeper:
+    """See above. ``want`` says for whom; ``run`` goes on for ever."""
+
+    def __init__(
+        self,
+        caller: Caller,
+        *,
+        clock: Callable[[], float],
+        on_change: Callable[[], None],
+        on_bug: Callable[[str, Exception], None],
+        on_woken: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        """``on_change``: a step has something new to see. ``on_woken``: a wake took so long."""
+        self._caller = caller
+        self._clock = clock
+        self._on_change = on_change
+        self._on_bug = on_bug
+        self._on_woken = on_woken
+        self._targets: dict[str, Target] = {}
+        self._due: dict[str, tuple[SleepMark, bool, float]] = {}
+        """Pod → the mark and the leave that its next question is about, and when that is due."""
+        self._looking: set[str] = set()
+        self._num_looking: Counter[str] = Counter()
+        self.sights: dict[str, EngineSight] = {}
+        """What engines were last seen to do, by the uid of their pod."""
+        self._refusals: dict[str, tuple[str, float]] = {}
+        self.wake_seconds: dict[str, float] = {}
+        """How long the last wake of each engine took, by the uid of its pod."""
+
+    def want(self, replicas: Iterable[Replica], may_fall_asleep: Collection[str]) -> None:
+        """The replicas of the last step. ``may_fall_asleep``: those that are quiet, by uid."""
+        targets: dict[str, Target] = {}
+        present: set[str] = set()
+        for one in replicas:
+            if not one.may_sleep:
+                continue
+            present.add(one.uid)
+            target = _target(one, may_fall_asleep)
+            if target is not None:
+                targets[one.uid] = target
+        now = self._clock()
+        due = {}
+        for uid, target in targets.items():
+            before = self._due.get(uid)
+            about = (target.mark, target.may_fall_asleep)
+            is_same = before is not None and before[:2] == about
+            due[uid] = before if is_same and before is not None else (*about, now)
+        self._targets, self._due = targets, due
+        self.sights = {uid: one for uid, one in self.sights.items() if uid in targets}
+        self.wake_seconds = {uid: one for uid, one in self.wake_seconds.items() if uid in present}
+        self._refusals = {uid: one for uid, one in self._refusals.items() if uid in present}
+
+    def refusals(self) -> dict[str, str]:
+        """Engines that did not fall asleep of late, by the uid of their pod → why."""
+        now = self._clock()
+        return {uid: why for uid, (why, at) in self._refusals.items() if now - at < REFUSED_SECONDS}
+
+    def forget(self) -> None:
+        """Begin anew: what was seen in an earlier term may be so no more."""
+        self._due.clear()
+        self._targets.clear()
+        self.sights.clear()
+
+    async def run(self, is_leading: Callable[[], bool]) -> NoReturn:
+        """Go on for ever. Only the operator that leads tells engines anything."""
+        async with asyncio.TaskGroup() as looks:
+            while True:
+                await asyncio.sleep(TICK_SECONDS)
+                if is_leading():
+                    for target in self._begun():
+                        looks.create_task(self._look(target))
+
+    async def round(self) -> None:
+        """Ask all that are due once."""
+        await asyncio.gather(*(self._look(target) for target in self._begun()))
+
+    def _begun(self) -> list[Target]:
+        """Those that are to be asked now, marked so: the longest due first, one call for each."""
+        now = self._clock()
+        begun = []
+        for uid, (_, _, at) in sorted(self._due.items(), key=lambda item: item[1][2]):
+            target = self._targets.get(uid)
+            if at > now or target is None or uid in self._looking:
+                continue
+            if self._num_looking[target.namespace] < MAX_AT_ONCE:
+                self._looking.add(uid)
+                self._num_looking[target.namespace] += 1
+                begun.append(target)
+        return begun
+
+    async def _look(self, target: Target) -> None:
+        """See one through. A named boundary: a bug in one is that engine's alone."""
+        try:
+            sight = await self._keep(target)
+        except Exception as error:  # noqa: BLE001 - as said above
+            self._on_bug("sleep", error)
+            sight = EngineSight(mark=target.mark, trouble="an internal error: see the logs")
+        finally:
+            self._looking.discard(target.uid)
+            self._num_looking[target.namespace] -= 1
+        due = self._due.get(target.uid)
+        if due is not None and due[:2] == (target.mark, target.may_fall_asleep):
+            self._due[target.uid] = (*due[:2], self._clock() + _pause(target, sight))
+        if target.uid in self._targets and sight != self.sights.get(target.uid):
+            self.sights[target.uid] = sight
+            if sight.trouble is not None:
+                LOGGER.warning("sleep troubled pod=%s error=%s", target.engine.pod, sight.trouble)
+            self._on_change()
+
+    async def _keep(self, target: Target) -> EngineSight:
+        """Ask one engine where it stands, and tell it what is missing."""
+        said = await is_sleeping(self._caller, target.engine)
+        if isinstance(said, str):
+            return EngineSight(mark=target.mark, trouble=said)
+        match target.state:
+            case SleepState.ASLEEP:
+                return EngineSight(mark=target.mark, is_sleeping=said)
+            case SleepState.FALLING_ASLEEP:
+                return await self._fall_asleep(target, is_asleep=said)
+            case SleepState.WAKING:
+                return await self._wake(target, is_asleep=said)
+            case _:
+                assert_never(target.state)
+
+    async def _fall_asleep(self, target: Target, *, is_asleep: bool) -> EngineSight:
+        sight = EngineSight(mark=target.mark, is_sleeping=is_asleep)
+        if is_asleep or not target.may_fall_asleep:
+            return sight
+        # Seen by the next step at once: one that has been told finishes that first.
+        self.sights[target.uid] = replace(sight, is_told=True)
+        why = await fall_asleep(self._caller, target.engine)
+        if why is None:
+            LOGGER.info("engine sleeps pod=%s", target.engine.pod)
+            return replace(sight, is_sleeping=True)
+        self._refusals[target.uid] = why, self._clock()
+        return replace(sight, refuses=True, trouble=why)
+
+    async def _wake(self, target: Target, *, is_asleep: bool) -> EngineSight:
+        if not is_asleep:
+            return EngineSight(mark=target.mark, is_sleeping=False)
+        began = self._clock()
+        why = await wake(self._caller, target.engine)
+        if why is not None:
+            return EngineSight(mark=target.mark, is_sleeping=None, trouble=why)
+        seconds = self._clock() - began
+        self.wake_seconds[target.uid] = seconds
+        self._on_woken(seconds)
+        LOGGER.info("engine woken pod=%s seconds=%.2f", target.engine.pod, seconds)
+        return EngineSight(mark=target.mark, is_sleeping=False, wake_seconds=seconds)
+
+
+def _pause(target: Target, sight: EngineSight) -> float:
+    if sight.trouble is not None:
+        return TROUBLED_SECONDS
+    return SETTLED_SECONDS if target.state is SleepState.ASLEEP else BUSY_SECONDS
+
+
+def _target(replica: Replica, may_fall_asleep: Collection[str]) -> Target | None:
+    """One that is not awake, as it is to be told; None for one that cannot be, or ends."""
+    address = mapping(replica.obj.get("status")).get("podIP")
+    state, mark, level = replica.sleep_state, replica.sleep_mark, replica.sleep_level
+    if state is None or mark is None or level is None or not isinstance(address, str):
+        return None
+    if replica.is_terminating or replica.is_terminal or replica.is_down:
+        return None
+    return Target(
+        uid=replica.uid,
+        engine=Engine(pod=replica.key, address=address, level=level),
+        mark=mark,
+        state=state,
+        may_fall_asleep=replica.uid in may_fall_asleep,
+    )

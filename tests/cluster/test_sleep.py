@@ -1,0 +1,160 @@
+"""Models that sleep on the emulated fleet, with the real operator, router and engines.
+
+Three models of 24.7 GiB each on one L40S of 44.4 GiB: no two of them are awake together.
+"""
+
+import concurrent.futures
+import time
+
+import httpx
+import pytest
+
+from cluster_support import (
+    Recorder,
+    apply,
+    condition,
+    get_deployment,
+    pods_of,
+    program_address,
+    wait_ready,
+)
+from memroute_operator.sleeping.mark import ANNOTATION_SLEEP, MarkedState, read_mark
+from mortal_operator import mortal_operators
+
+MODEL = "Qwen/Qwen3-4B"
+NAMES = ("a", "b", "c")
+# A client's patience in seconds: two other models are served before it, each for 30 s at least.
+PATIENCE_SECONDS = 240
+
+
+@pytest.fixture
+def router_url(cluster):
+    return f"http://{program_address(cluster, 'router')}:8000"
+
+
+def deploy(cluster, namespace, name, **sleep):
+    apply(
+        cluster, namespace, name,
+        model={"name": MODEL, "servedName": f"{namespace}-{name}"},
+        memory={"maxContextTokens": 8192, "concurrency": 12},
+        placement={"mode": "Shared", "nodeSelector": {"kubernetes.io/hostname": "gpu-b"}},
+        sleep={"afterSeconds": 10} | sleep,
+    )  # fmt: skip
+
+
+def ask(router_url, model):
+    """One request as a patient client makes it: what is refused with a time is asked again then.
+
+    Returns the number of tries. Raises for whatever else than an answer comes.
+    """
+    body = {"model": model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
+    ends = time.monotonic() + PATIENCE_SECONDS
+    tries = 0
+    while True:
+        tries += 1
+        left = max(1.0, ends - time.monotonic())
+        answer = httpx.post(
+            f"{router_url}/v1/chat/completions", json=body, timeout=left, trust_env=False
+        )
+        again = answer.headers.get("retry-after")
+        if answer.status_code in (429, 503) and again and time.monotonic() < ends:
+            time.sleep(min(float(again), 5.0))
+            continue
+        answer.raise_for_status()
+        assert answer.json()["choices"][0]["message"]["content"]
+        return tries
+
+
+def marks(cluster, namespace):
+    """State of each model's sleep, as it is written on its pods."""
+    found = {}
+    for pod in pods_of(cluster, namespace):
+        mark = read_mark(pod["metadata"].get("annotations", {}).get(ANNOTATION_SLEEP))
+        name = pod["metadata"]["labels"]["memroute.dev/model-deployment"]
+        found[name] = MarkedState.AWAKE if mark is None else mark.state
+    return found
+
+
+@pytest.mark.timeout(560)
+def test_models_that_do_not_fit_together_sleep_and_wake_and_lose_no_request(
+    cluster, namespace, router_url, fleet
+):
+    """No two are awake at once, each answers all that ask, and a status says what sleeps where."""
+    with Recorder(cluster, fleet) as recorder:
+        for name in NAMES:
+            deploy(cluster, namespace, name)
+        for name in NAMES:
+            wait_ready(cluster, namespace, name, timeout_seconds=180)
+        uids = {pod["metadata"]["uid"] for pod in pods_of(cluster, namespace)}
+        with concurrent.futures.ThreadPoolExecutor(max_workers=9) as clients:
+            asked = [
+                clients.submit(ask, router_url, f"{namespace}-{name}")
+                for name in NAMES
+                for _ in range(3)
+            ]
+            answers = [one.result() for one in asked]
+        assert len(answers) == 9
+
+        def all_sleep():
+            return set(marks(cluster, namespace).values()) == {MarkedState.ASLEEP}
+
+        cluster.wait_for("all to sleep", all_sleep, timeout_seconds=120)
+
+        def is_told():
+            found = get_deployment(cluster, namespace, "a")["status"].get("sleep") or {}
+            return found.get("asleep") == 1 and found
+
+        told = cluster.wait_for("the status to say so", is_told)
+        (one,) = told["replicas"]
+        assert (one["state"], one["node"]) == ("Asleep", "gpu-b")
+        assert told["lentBytes"] > 20 * 2**30
+        ready = condition(cluster, namespace, "a", "Ready")
+        assert (ready["status"], ready["reason"]) == ("True", "Asleep")
+        assert "sleeps on gpu-b/GPU-" in condition(cluster, namespace, "a", "Asleep")["message"]
+        assert ask(router_url, f"{namespace}-b") >= 1
+    assert not recorder.overbooked
+    assert not recorder.failed_engines
+    assert not recorder.out_of_memory
+    assert {pod["metadata"]["uid"] for pod in pods_of(cluster, namespace)} == uids
+    events = cluster.kubectl("get", "events", "-n", namespace, "-o", "jsonpath={.items[*].reason}")
+    assert {"FellAsleep", "Woken"} <= set(str(events).split())
+
+
+@pytest.mark.timeout(560)
+def test_an_operator_killed_in_the_middle_of_a_wake_or_a_sleep_converges(
+    cluster, namespace, router_url, fleet
+):
+    """SIGKILL each time that an engine is seen on the way: the next operator goes on from there."""
+    names = NAMES[:2]
+    with mortal_operators(cluster) as start, Recorder(cluster, fleet) as recorder:
+        operator = start()
+        for name in names:
+            deploy(cluster, namespace, name, afterSeconds=3600)
+        for name in names:
+            wait_ready(cluster, namespace, name, timeout_seconds=120)
+        killed = []
+        with concurrent.futures.ThreadPoolExecutor(max_workers=2) as clients:
+            for name in names:
+                asked = clients.submit(ask, router_url, f"{namespace}-{name}")
+                for state in (MarkedState.FALLING_ASLEEP, MarkedState.WAKING):
+                    while not asked.done():
+                        if state in marks(cluster, namespace).values():
+                            operator.kill()
+                            operator.wait()
+                            killed.append(state)
+                            operator = start()
+                            break
+                        time.sleep(0.05)
+                asked.result()
+        assert {MarkedState.FALLING_ASLEEP, MarkedState.WAKING} <= set(killed)
+
+        def is_settled():
+            return set(marks(cluster, namespace).values()) == {
+                MarkedState.ASLEEP,
+                MarkedState.AWAKE,
+            }
+
+        cluster.wait_for("one to be awake and one asleep", is_settled, timeout_seconds=60)
+    assert not recorder.overbooked
+    assert not recorder.failed_engines
+    assert not recorder.out_of_memory
