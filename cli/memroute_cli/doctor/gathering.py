@@ -26,10 +26,12 @@ from memroute_cli.doctor.facts import (
 )
 from memroute_kube import (
     CONFIG_MAPS,
+    ENDPOINT_SLICES,
     LEASES,
     MODEL_DEPLOYMENTS,
     NODES,
     PODS,
+    SERVICES,
     ApiError,
     KubeObject,
     KubernetesClient,
@@ -41,9 +43,7 @@ from memroute_kube.resources import DAEMON_SETS, DEPLOYMENTS, NAMESPACES, RUNTIM
 from memroute_kube.shapes import mapping
 from memroute_operator.readings.fleet_view import VIEW_NAME, FleetView, read_view
 
-SERVICES = Resource(plural="services", kind="Service")
 QUOTAS = Resource(plural="resourcequotas", kind="ResourceQuota")
-ENDPOINT_SLICES = Resource(group="discovery.k8s.io", plural="endpointslices", kind="EndpointSlice")
 WEBHOOKS = tuple(
     Resource(
         group="admissionregistration.k8s.io", plural=plural, kind=kind, namespaced=False
