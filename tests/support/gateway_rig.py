@@ -168,11 +168,13 @@ class Gateway:
     def write(self, data):
         self._writer.write(data)
 
-    def call(self, path=PROCESS_PATH):
-        """A new call: its number, and the queue of what comes back."""
+    def call(self, path=PROCESS_PATH, called=b""):
+        """A new call: its number, and the queue of what comes back. ``called``: the authority."""
         number, self._next = self._next, self._next + 2
         queue = self._streams[number] = asyncio.Queue()
         block = b"\x83\x86" + b"\x04" + bytes([len(path)]) + path
+        if called:
+            block += b"\x01" + bytes([len(called)]) + called
         self.write(frame(Kind.HEADERS, Flag.END_HEADERS, number, block))
         return number, queue
 
@@ -211,9 +213,9 @@ class Gateway:
 class Stream:
     """One request as a gateway carries it."""
 
-    def __init__(self, gateway, requests=DUPLEX, answers=DUPLEX):
+    def __init__(self, gateway, requests=DUPLEX, answers=DUPLEX, called=b""):
         self.gateway = gateway
-        self.number, self._queue = gateway.call()
+        self.number, self._queue = gateway.call(called=called)
         self._modes = b"\x08" + bytes([requests]) + b"\x10" + bytes([answers])
         self._is_first = True
 
