@@ -149,7 +149,8 @@ class Reconciler:
             )
         self.gateway = GatewayKeeper(
             client=client, lanes=self._lanes, metrics=metrics, pods=store.pods.values,
-            selector=settings.picker_selector, namespaces=settings.watch_namespace,
+            selector=settings.picker_selector, is_tls=settings.picker_tls,
+            namespaces=settings.watch_namespace,
             on_change=store.mark_dirty, clock=clock, rng=rng,
         )  # fmt: skip
         self._statuses = Statuses(

@@ -10,6 +10,7 @@ from charts import chart, comparable, flags, kustomized, objects_of, overlay, po
 from charts import values_files as files_of
 from memroute_kube import KubernetesClient, Resource
 from memroute_operator.settings import parse_settings as parse_operator
+from memroute_picker.settings import parse_settings as parse_picker
 from memroute_router.settings import parse_settings as parse_router
 
 SEVERAL = ("--set", "operator.replicas=2,router.replicas=2")
@@ -34,9 +35,17 @@ def test_the_chart_lints(repository, helm):
         (["network-policies"], POLICIES),
         (["high-availability"], SEVERAL),
         (["monitoring"], ("--set", "monitoring.podMonitors.enabled=true")),
+        (["endpoint-picker"], ("--set", "picker.enabled=true")),
         (["high-availability", "namespaced"], (*SEVERAL, *SCOPE)),
     ],
-    ids=["base", "network policies", "high availability", "monitoring", "namespaced"],
+    ids=[
+        "base",
+        "network policies",
+        "high availability",
+        "monitoring",
+        "picker",
+        "namespaced",
+    ],
 )
 def test_chart_and_kustomize_install_the_same_objects(
     repository, helm, tmp_path, components, arguments
@@ -175,7 +184,9 @@ def test_programs_take_every_flag_of_the_matrix(matrix):
             (container,) = pod["spec"]["containers"]
             if program == "test":
                 continue
-            parse = {"operator": parse_operator, "router": parse_router}[program]
+            parse = {
+                "operator": parse_operator, "router": parse_router, "picker": parse_picker,
+            }[program]  # fmt: skip
             args = [
                 word.replace("$(POD_IP)", "10.0.0.1").replace("$(POD_NAMESPACE)", "default")
                 for word in container["args"]

@@ -69,6 +69,8 @@ class GatewayKeeper:
     """All pods that are known."""
     selector: PodSelector | None
     """Of the picker's pods; None: there is no picker."""
+    is_tls: bool = False
+    """Whether the picker serves by TLS."""
     on_change: Callable[[], None]
     clock: Callable[[], float]
     rng: random.Random
@@ -113,7 +115,7 @@ class GatewayKeeper:
         """Look where the picker's pods are."""
         if self.selector is None or not self._watches[0].objects:
             return
-        found = find_pickers(self.pods(), self.selector)
+        found = find_pickers(self.pods(), self.selector, is_tls=self.is_tls)
         if found != self._pickers:
             LOGGER.info("pickers addresses=%s", ",".join(found.addresses) or "none")
             self._pickers = found
@@ -125,7 +127,7 @@ class GatewayKeeper:
             return
         pools, services, slices = (one.objects for one in self._watches)
         # Pods of the picker are known since the first list, though nobody has asked for them yet.
-        self._pickers = find_pickers(self.pods(), self.selector)
+        self._pickers = find_pickers(self.pods(), self.selector, is_tls=self.is_tls)
         existing = Existing(pools=pools, services=services, slices=slices)
         self._plan = plan_gateway(deployments, existing, self._pickers)
         now = self.clock()

@@ -55,12 +55,10 @@ def picker_service(
     """
     spec: dict[str, Any] = {
         "ports": [
-            {
-                "name": GRPC, "port": port, "targetPort": pickers.port, "protocol": "TCP",
-                "appProtocol": H2C,
-            }
+            {"name": GRPC, "port": port, "targetPort": pickers.port, "protocol": "TCP"}
+            | _protocol(pickers)
         ]
-    }  # fmt: skip
+    }
     if is_beside(namespace, pickers):
         spec["selector"] = dict(pickers.labels or {})
     return {
@@ -114,6 +112,11 @@ def endpoint_slices(
 def is_beside(namespace: str, pickers: Pickers) -> bool:
     """Whether the picker's pods are in this namespace, where a Service can select them."""
     return pickers.namespace == namespace and pickers.labels is not None
+
+
+def _protocol(pickers: Pickers) -> dict[str, str]:
+    """Of a port: by TLS, HTTP/2 is agreed upon there, and the port's name says gRPC."""
+    return {} if pickers.is_tls else {"appProtocol": H2C}
 
 
 def _metadata(

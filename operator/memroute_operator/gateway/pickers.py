@@ -18,11 +18,14 @@ class Pickers:
     labels: Mapping[str, str] | None
     """That select its pods; None: its selector says more than labels can."""
     port: int
+    is_tls: bool = False
     addresses: tuple[str, ...] = ()
     """Of the pods that are ready, in order."""
 
 
-def find_pickers(pods: Iterable[KubeObject], selector: PodSelector) -> Pickers:
+def find_pickers(
+    pods: Iterable[KubeObject], selector: PodSelector, *, is_tls: bool = False
+) -> Pickers:
     """The picker, by the pods of the whole cluster."""
     found = {
         str(address)
@@ -34,6 +37,7 @@ def find_pickers(pods: Iterable[KubeObject], selector: PodSelector) -> Pickers:
         namespace=selector.namespace,
         labels=_labels(selector),
         port=selector.port or PICKER_PORT,
+        is_tls=is_tls,
         addresses=tuple(sorted(found)),
     )
 
