@@ -143,8 +143,8 @@ def _struct(data):
 class Gateway:
     """One connection of a gateway."""
 
-    def __init__(self, port, tls=None):
-        self._port = port
+    def __init__(self, port, tls=None, host="127.0.0.1"):
+        self._port, self._host = port, host
         self._tls = tls
         self._streams = {}
         self._next = 1
@@ -153,7 +153,7 @@ class Gateway:
 
     async def __aenter__(self):
         self._reader, self._writer = await asyncio.open_connection(
-            "127.0.0.1", self._port, ssl=self._tls
+            self._host, self._port, ssl=self._tls
         )
         self.write(PREFACE + settings([(4, 2**20)]) + window_update(0, 2**30))
         self._task = asyncio.create_task(self._read())
