@@ -23,11 +23,13 @@ from cluster_support import (
 )
 from gateway_rig import Gateway, Stream
 from memroute_kube.resources import is_condition_true
+from page_blocks import Yaml, documents
 from rights_used import granted, used
 from router_rig import body
 
 FLEET = [
     {"exporterSeconds": 1, "name": "gpu-a", "machine": "h100-1", "gpuSharing": "shared"},
+    {"exporterSeconds": 1, "name": "gpu-b", "machine": "h100-2"},
     {"name": "plain", "machine": "plain"},
 ]
 # A resync is no help: what is put right is put right by what is watched.
@@ -154,7 +156,7 @@ def accept(cluster, namespace, name="m", *, accepted="True", resolved="True"):
 def test_without_the_kind_a_model_serves_and_says_so_and_gets_its_pool_when_it_comes(
     cluster, namespace, definitions
 ):
-    """The first test: the CRDs are not there. Nothing else is hurt, and nobody restarts anything."""
+    """The first test, before the CRDs. Nothing else is hurt, and nobody restarts anything."""
     picker_pod(cluster, "first", "10.77.0.5")
     serve(cluster, namespace)
     told = wait_condition(
@@ -349,13 +351,14 @@ def engine_pod(cluster, namespace, name, *, app="own", ports=(8000,)):
         cluster, apiVersion="v1", kind="Pod",
         metadata={"name": name, "namespace": namespace, "labels": {"app": app}},
         spec={
-            "nodeSelector": {"kubernetes.io/hostname": "plain"},
             "containers": [
                 {
                     "name": f"rank-{port}", "image": "memroute/simulator:0",
                     "args": ["engine", "--model=Qwen/Qwen3-0.6B", "--served-model-name=theirs",
                              "--host=$(IP)", f"--port={port}"],
-                    "env": [{"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
+                    "env": [{"name": "IP",
+                             "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
+                    "resources": {"limits": {"nvidia.com/gpu": 1}},
                     "readinessProbe": {"httpGet": {"path": "/health", "port": port},
                                        "periodSeconds": 1},
                 }
@@ -413,6 +416,22 @@ def test_the_picker_decides_for_a_modeldeployment_and_for_engines_of_somebody_el
     cluster.kubectl("delete", POOLS, "own", "-n", namespace)
     cluster.wait_for("the pool to be nobody's", lambda: decided(own, "theirs").status == 404)
     cluster.kubectl("delete", "pod", "own-0", "-n", namespace, "--grace-period=1")
+
+
+PAGE = "docs/how-to/behind-a-gateway-picker.md"
+
+
+@pytest.mark.usefixtures("pools")
+def test_the_api_server_takes_every_object_of_the_page(cluster, namespace, repository):
+    """The shared control plane of other pages does not have the kinds of gateways."""
+    packed = repository / "tests" / "data" / "gateway-api" / "httproutes.yaml.gz"
+    install(cluster, gzip.decompress(packed.read_bytes()).decode())
+    found = [one for block, one in documents(Yaml.OBJECT) if block.page == PAGE]
+    kinds = {one["kind"] for one in found}
+    assert kinds == {"ModelDeployment", "HTTPRoute", "InferencePool", "InferenceObjective"}
+    for one in found:
+        text = json.dumps(one | {"metadata": one["metadata"] | {"namespace": namespace}})
+        cluster.kubectl("create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=text)
 
 
 @pytest.mark.usefixtures("pools")
