@@ -41,14 +41,6 @@ def test_every_image_runs_its_program_as_a_number_that_is_not_root(stages, repos
         assert list(ancestors(stages, program))[-1].base in BASE_IMAGES
 
 
-def test_the_picker_comes_with_the_routers_image(stages, repository):
-    """The same package with the same extra; the chart names the program, and its port is told."""
-    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
-    assert "memroute-picker" in project["scripts"]
-    (line,) = [one for one in stages["router"].instructions if one.kind == "EXPOSE"]
-    assert "9002" in line.words[0].split() + list(line.words)
-
-
 def test_what_the_dockerfile_copies_is_in_the_build_context(stages, repository, left_out):
     """A COPY of what .dockerignore leaves out fails on the machine of whoever builds, not here."""
     copies = [

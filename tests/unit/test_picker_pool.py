@@ -210,6 +210,7 @@ async def test_one_picker_serves_modeldeployments_and_every_pool_that_asks():
             # Nobody gets into another's pool by a name.
             for called, model in (
                 (b"", "meta/Llama-3"), (b"", "own/llama"), (b"", "llama"),
+                (b"", kept_as("own/llama")), (b"picker-chat.a.svc:9002", kept_as("own/llama")),
                 (b"picker-chat.a.svc:9002", "meta/Llama-3"), (b"picker-no.third.svc", "x"),
             ):  # fmt: skip
                 assert (await asked(called, model)).status == 404

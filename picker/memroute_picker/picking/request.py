@@ -88,11 +88,10 @@ class PickedRequest(Lifecycle):
         found = pools.get(model)
         if found is None and target is None and asking.allowed:
             # It does not say which pool, but which endpoints: those of a pool that takes any name.
-            several = (pools.by_model.get(name) for name in pools.any_name)
-            return next(
-                (one for one in several if one and named(one.replicas.values(), asking.allowed)),
-                None,
-            )
+            for name in pools.any_name:
+                pool = pools.by_model.get(name)
+                if pool is not None and named(pool.replicas.values(), asking.allowed):
+                    return pool
         return found
 
     def _seek_room(self) -> None:

@@ -315,6 +315,8 @@ class Pools:
 
     def get(self, model: str) -> Pool | None:
         """The pool that serves a model or an adapter; None when nobody does or should."""
+        if model in self.any_name and model != self.default_model:
+            return None
         found = self.by_model.get(model) or self._by_adapter.get(model)
         if found is None and self.default_model:
             return self.by_model.get(self.default_model)
