@@ -69,8 +69,12 @@ def definitions(repository):
 def install(cluster, text):
     name = yaml.safe_load(text)["metadata"]["name"]
     cluster.kubectl("apply", "--server-side", "-f", "-", stdin=text)
-    cluster.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s")
-    return name
+
+    def is_established():
+        (found,) = (one for one in cluster.get("crd") if one["metadata"]["name"] == name)
+        return is_condition_true(found, "Established")
+
+    cluster.wait_for(f"{name} to be served", is_established)
 
 
 @pytest.fixture
@@ -351,6 +355,7 @@ def engine_pod(cluster, namespace, name, *, app="own", ports=(8000,)):
         cluster, apiVersion="v1", kind="Pod",
         metadata={"name": name, "namespace": namespace, "labels": {"app": app}},
         spec={
+            "tolerations": [{"operator": "Exists"}],
             "containers": [
                 {
                     "name": f"rank-{port}", "image": "memroute/simulator:0",
