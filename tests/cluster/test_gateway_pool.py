@@ -360,7 +360,9 @@ def engine_pod(cluster, namespace, name, *, app="own", ports=(8000,)):
                 {
                     "name": f"rank-{port}", "image": "memroute/simulator:0",
                     "args": ["engine", "--model=Qwen/Qwen3-0.6B", "--served-model-name=theirs",
-                             "--host=$(IP)", f"--port={port}"],
+                             "--host=$(IP)", f"--port={port}",
+                             # Both containers see both devices here.
+                             "--gpu-memory-utilization=0.3", "--kv-cache-memory-bytes=4294967296"],
                     "env": [{"name": "IP",
                              "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
                     "resources": {"limits": {"nvidia.com/gpu": 1}},
