@@ -49,6 +49,7 @@ def cluster(repository, helm):
     chart = repository / "helm" / "memroute"
     with installed_cluster(FLEET, helm, chart, OPERATOR_ARGS, values=VALUES) as it:
         it.kubectl("create", "namespace", PICKERS)
+        picker_pod(it, "first", "10.77.0.5")
         yield it
 
 
@@ -161,7 +162,6 @@ def test_without_the_kind_a_model_serves_and_says_so_and_gets_its_pool_when_it_c
     cluster, namespace, definitions
 ):
     """The first test, before the CRDs. Nothing else is hurt, and nobody restarts anything."""
-    picker_pod(cluster, "first", "10.77.0.5")
     serve(cluster, namespace)
     told = wait_condition(
         cluster, namespace, "m", "GatewayNotReady", "InferencePoolsNotInstalled"
