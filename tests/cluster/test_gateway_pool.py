@@ -267,7 +267,7 @@ def test_what_somebody_changes_or_deletes_is_put_right(cluster, namespace):
         )
 
 
-def foreign_pool(namespace, name="own", *, service="own-picker", label="serve", ports=(8000,)):
+def foreign_pool(namespace, name="own", *, label="serve"):
     return {
         "apiVersion": "inference.networking.k8s.io/v1",
         "kind": "InferencePool",
@@ -276,8 +276,8 @@ def foreign_pool(namespace, name="own", *, service="own-picker", label="serve", 
         },
         "spec": {
             "selector": {"matchLabels": {"app": name}},
-            "targetPorts": [{"number": port} for port in ports],
-            "endpointPickerRef": {"name": service, "port": {"number": 9002}},
+            "targetPorts": [{"number": 8000}],
+            "endpointPickerRef": {"name": f"{name}-picker", "port": {"number": 9002}},
         },
     }  # fmt: skip
 
@@ -349,28 +349,23 @@ def test_a_pool_that_somebody_else_wrote_gets_its_service_while_it_asks(cluster,
     cluster.wait_for("Kubernetes to collect it", lambda: not names(cluster, namespace))
 
 
-def engine_pod(cluster, namespace, name, *, app="own", ports=(8000,)):
-    """Engines that somebody runs without memroute: a container for each rank."""
+def engine_pod(cluster, namespace, name, *, app="own"):
+    """An engine that somebody runs without memroute, on a whole device; its address."""
     create(
         cluster, apiVersion="v1", kind="Pod",
         metadata={"name": name, "namespace": namespace, "labels": {"app": app}},
         spec={
             "tolerations": [{"operator": "Exists"}],
-            "containers": [
-                {
-                    "name": f"rank-{port}", "image": "memroute/simulator:0",
-                    "args": ["engine", "--model=Qwen/Qwen3-0.6B", "--served-model-name=theirs",
-                             "--host=$(IP)", f"--port={port}",
-                             # Both containers see both devices here.
-                             "--gpu-memory-utilization=0.3", "--kv-cache-memory-bytes=4294967296"],
-                    "env": [{"name": "IP",
-                             "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
-                    "resources": {"limits": {"nvidia.com/gpu": 1}},
-                    "readinessProbe": {"httpGet": {"path": "/health", "port": port},
-                                       "periodSeconds": 1},
-                }
-                for port in ports
-            ],
+            "containers": [{
+                "name": "engine", "image": "memroute/simulator:0",
+                "args": ["engine", "--model=Qwen/Qwen3-0.6B", "--served-model-name=theirs",
+                         "--host=$(IP)", "--port=8000"],
+                "env": [{"name": "IP",
+                         "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
+                "resources": {"limits": {"nvidia.com/gpu": 1}},
+                "readinessProbe": {"httpGet": {"path": "/health", "port": 8000},
+                                   "periodSeconds": 1},
+            }],
         },
     )  # fmt: skip
 
@@ -397,8 +392,8 @@ def test_the_picker_decides_for_a_modeldeployment_and_for_engines_of_somebody_el
     """The chart's own, under its own ServiceAccount, by the pools as they are written."""
     serve(cluster, namespace)
     (replica,) = cluster.get("pods", "-n", namespace, "-l", "memroute.dev/model-deployment=m")
-    create(cluster, **foreign_pool(namespace, ports=(8000, 8001)))
-    address = engine_pod(cluster, namespace, "own-0", ports=(8000, 8001))
+    create(cluster, **foreign_pool(namespace))
+    both = {f"{engine_pod(cluster, namespace, name)}:8000" for name in ("own-0", "own-1")}
     host = cluster.wait_for("the picker", lambda: program_address(cluster, "picker"))
     own, ours = f"own-picker.{namespace}.svc:9002", f"picker-m.{namespace}.svc:9002"
     model = "Qwen/Qwen3-0.6B"
@@ -407,22 +402,23 @@ def test_the_picker_decides_for_a_modeldeployment_and_for_engines_of_somebody_el
         return asyncio.run(pick(host, called, model, **more))
 
     cluster.wait_for("the foreign pool", lambda: decided(own, "theirs").endpoint)
-    found = {decided(own, "theirs").endpoint for _ in range(30)}
-    assert found == {f"{address}:8000", f"{address}:8001"}
+    cluster.wait_for(
+        "both of its pods", lambda: {decided(own, "theirs").endpoint for _ in range(20)} == both
+    )
     cluster.wait_for("the ModelDeployment's", lambda: decided(ours, model).endpoint)
     assert decided(ours, model).endpoint == f"{replica['status']['podIP']}:8000"
     assert decided(ours, "theirs").status == 404
     assert decided("", "theirs").status == 404
-    # One rank that serves no more, by the pod's own word.
-    active = {"metadata": {"annotations": {"inference.networking.k8s.io/active-ports": "8001"}}}
+    # A pod that serves on none of the pool's ports any more, by its own word.
+    active = {"metadata": {"annotations": {"inference.networking.k8s.io/active-ports": ""}}}
     patch(cluster, namespace, "pod", "own-0", active)
     cluster.wait_for(
-        "one rank",
-        lambda: {decided(own, "theirs").endpoint for _ in range(10)} == {f"{address}:8001"},
+        "the other one",
+        lambda: len({decided(own, "theirs").endpoint for _ in range(10)}) == 1,
     )
     cluster.kubectl("delete", POOLS, "own", "-n", namespace)
     cluster.wait_for("the pool to be nobody's", lambda: decided(own, "theirs").status == 404)
-    cluster.kubectl("delete", "pod", "own-0", "-n", namespace, "--grace-period=1")
+    cluster.kubectl("delete", "pod", "own-0", "own-1", "-n", namespace, "--grace-period=1")
 
 
 PAGE = "docs/how-to/behind-a-gateway-picker.md"
