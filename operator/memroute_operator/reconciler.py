@@ -151,7 +151,7 @@ class Reconciler:
             client=client, lanes=self._lanes, metrics=metrics, pods=store.pods.values,
             selector=settings.picker_selector, is_tls=settings.picker_tls,
             namespaces=settings.watch_namespace,
-            on_change=store.mark_dirty, clock=clock, rng=rng,
+            on_change=store.mark_dirty, on_bug=on_bug, clock=clock, rng=rng,
         )  # fmt: skip
         self._statuses = Statuses(
             hub_models=self.hub_models,

@@ -17,7 +17,7 @@ from functools import partial
 from memroute_kube import ENDPOINT_SLICES, SERVICES, ApiError, KubeObject, KubernetesClient
 from memroute_kube.client import CONFLICT, MERGE_PATCH
 from memroute_kube.following import Followed
-from memroute_kube.gateway import INFERENCE_POOLS, LABEL_PICKER_SERVICE
+from memroute_kube.gateway import INFERENCE_POOLS, LABEL_PICKER_SERVICE, asks_for_picker
 from memroute_kube.resources import object_key
 from memroute_operator.actions.backoff import Backoff, Failure
 from memroute_operator.actions.lanes import Lanes
@@ -72,11 +72,15 @@ class GatewayKeeper:
     is_tls: bool = False
     """Whether the picker serves by TLS."""
     on_change: Callable[[], None]
+    on_bug: Callable[[str, Exception], None]
+    """Told of an exception that nobody expected: pools are written by anybody."""
     clock: Callable[[], float]
     rng: random.Random
     namespaces: Sequence[str] = ()
     """That are looked after; none for all."""
     _pickers: Pickers = field(default_factory=lambda: Pickers(namespace=None, labels=None, port=0))
+    _is_asked_for: bool = False
+    """Whether any pool leads to the picker, or should."""
     _watches: tuple[Followed, ...] = ()
     _plan: GatewayPlan = field(default_factory=lambda: GatewayPlan(changes={}, taken={}))
     _failures: Backoff[str] = field(
@@ -108,12 +112,15 @@ class GatewayKeeper:
 
     async def _look_forever(self) -> None:
         while True:
-            self.look()
+            try:
+                self.look()
+            except Exception as error:  # noqa: BLE001 - a named boundary: pods are anybody's
+                self.on_bug("pickers", error)
             await asyncio.sleep(LOOK_SECONDS)
 
     def look(self) -> None:
-        """Look where the picker's pods are."""
-        if self.selector is None or not self._watches[0].objects:
+        """Look where the picker's pods are, while somebody asks for it: it costs a look at all."""
+        if self.selector is None or not self._is_asked_for:
             return
         found = find_pickers(self.pods(), self.selector, is_tls=self.is_tls)
         if found != self._pickers:
@@ -121,20 +128,31 @@ class GatewayKeeper:
             self._pickers = found
             self.on_change()
 
-    def start(self, deployments: Iterable[Deployment]) -> None:
+    def start(self, deployments: Sequence[Deployment]) -> None:
         """Start what is to be done where the lane is free; the rest comes with a later step."""
         if self.selector is None or not all(one.is_listed for one in self._watches):
             return
-        pools, services, slices = (one.objects for one in self._watches)
-        # Pods of the picker are known since the first list, though nobody has asked for them yet.
-        self._pickers = find_pickers(self.pods(), self.selector, is_tls=self.is_tls)
-        existing = Existing(pools=pools, services=services, slices=slices)
-        self._plan = plan_gateway(deployments, existing, self._pickers)
+        try:
+            self._plan = self._planned(deployments)
+        except Exception as error:  # noqa: BLE001 - a named boundary: no step is lost for a pool
+            self.on_bug("gateway", error)
+            return
         now = self.clock()
         for key, changes in self._plan.changes.items():
             if self._failures.waiting(key, now) is None:
                 self.lanes.start(key, partial(self._carry_out, key, changes), is_awaited=False)
         self._failures.forget_old(now)
+
+    def _planned(self, deployments: Sequence[Deployment]) -> GatewayPlan:
+        pools, services, slices = (one.objects for one in self._watches)
+        was_asked_for = self._is_asked_for
+        self._is_asked_for = any(failure_mode(one) is not None for one in deployments) or any(
+            asks_for_picker(one) for one in pools.values()
+        )
+        if not was_asked_for:
+            self.look()  # what is known of its pods is old, or nothing
+        existing = Existing(pools=pools, services=services, slices=slices)
+        return plan_gateway(deployments, existing, self._pickers)
 
     def next_due_seconds(self, now_seconds: float) -> float | None:
         """When the first that was refused is tried again; None when none was."""
