@@ -7,4 +7,5 @@ ABNORMAL = (
     "Reconciling", "Stalled", "Paused", "Degraded", "Overbooked", "OverQuota", "FootprintDrift",
     "DeviceMetricsStale", "TargetsUnmet", "TemplateOutdated", "PolicyUnknown", "AdaptersFailing",
     "Asleep", "SleepFailing",
+    "GatewayNotReady",
 )  # fmt: skip

@@ -10,6 +10,7 @@ from memroute.units import GIB
 from memroute_kube import KubeObject
 from memroute_kube.resources import LABEL_DEPLOYMENT
 from memroute_operator.adapters.telling import View, failing_adapters, told_adapters
+from memroute_operator.gateway.telling import NOTHING, GatewayView
 from memroute_operator.plan import Outcome
 from memroute_operator.pod.templates import Templates
 from memroute_operator.readings.router_metrics import TargetsReport
@@ -68,6 +69,7 @@ def deployment_status(
     url: str | None = None,
     views: Mapping[str, View] = MappingProxyType({}),
     kv_tokens: Mapping[str, int] = MappingProxyType({}),
+    gateway: GatewayView | None = None,
     now: datetime,
 ) -> dict[str, Any]:
     """The whole ``status``. ``assigned_devices``: pod → UUIDs that the device plugin gave it.
@@ -78,6 +80,7 @@ def deployment_status(
     ``routing``: what routers are told; None says nothing of it.
     ``views``: which adapters replicas were seen to have, by the uid of their pod.
     ``url``: where clients find the routers; None where the operator was not told.
+    ``gateway``: what gateways say of its pool; None where none is written.
     """
     wanted = [replica for replica in replicas if replica.key in outcome.kept]
     ready = [replica for replica in replicas if replica.is_ready]
@@ -102,6 +105,7 @@ def deployment_status(
         "PolicyUnknown": policy_unknown(deployment),
         "Asleep": asleep_condition(replicas, outcome),
         "SleepFailing": failing_condition(outcome),
+        "GatewayNotReady": (gateway or NOTHING).condition,
     }
     told = None
     if routing is not None:
@@ -124,6 +128,7 @@ def deployment_status(
         **placement_fields(replicas, assigned_devices, kv_tokens),
         **rollout_fields(deployment, wanted, outcome),
         "sleep": sleep_fields(replicas, outcome),
+        "gateway": (gateway or NOTHING).part,
         "conditions": _with_times(deployment, conditions, now),
     }
     if deployment.returned_from is not None:
