@@ -129,6 +129,11 @@ def _replica(pool: Pool, replica: Replica, now_seconds: float) -> dict[str, Any]
         "kv_event_blocks": (
             blocks.num_blocks(replica.info.key) if blocks.follows(replica.info.key) else None
         ),
+        "kv_event_host_blocks": (
+            blocks.num_blocks(replica.info.key, Tier.HOST)
+            if blocks.offloaded.tells(replica.info.key)
+            else None
+        ),
         "running_limit": ledger.limits.running_limit,
         "num_in_flight": ledger.num_in_flight,
         "num_pending": ledger.num_pending,

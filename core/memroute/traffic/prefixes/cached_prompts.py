@@ -6,7 +6,7 @@ There are three sources, and the greatest counts for a replica:
 * blocks that it reports by KV events (``BlockIndex``); there they replace the guess;
 * the named session that it served last (``SessionIndex``).
 
-What only a replica's host has counts at its worth (``HostPrefixes``).
+What only a replica's host has, or storage, counts at its worth (``HostPrefixes``).
 
 Where other routers are not heard, what they may have sent is estimated as well (``Rendezvous``).
 """
@@ -84,7 +84,7 @@ class CachedPrompts:
             if last is not None:
                 replica, num_tokens = last
                 hits[replica] = max(hits.get(replica, 0), min(most, num_tokens))
-        self._hosts.credit(profile, hits, among)
+        self._hosts.credit(profile, hits, among, self.blocks)
         unheard = self._others.unheard_ratio
         if unheard > 0.0:
             self._agree(profile, hits, among, unheard)
