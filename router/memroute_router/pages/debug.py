@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from memroute.traffic.dispatch.ask import REPLICA, ROOM, Ask
 from memroute.traffic.dispatch.request_pool import Waiter
+from memroute.traffic.prefixes import Tier
 from memroute_router.access.share_line import PLACE, ShareLines
 from memroute_router.lifecycle.isolation import Isolation
 from memroute_router.lifecycle.lifecycle import Lifecycle

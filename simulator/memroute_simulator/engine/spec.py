@@ -75,6 +75,8 @@ class EngineSpec:
     """What joins the cards of its node: a name or a measurement (``link_of``); None: not known."""
     host_kv_bytes: int | None = None
     """KV cache on the host of each data-parallel rank (``--kv-offloading-size``); None: none."""
+    host_blocks_per_chunk: int = 1
+    """Blocks that are moved, looked up and evicted as one (``blocks_per_chunk``)."""
     host_link: HostLink | None = None
     """How a device reaches its host; None: as its data sheet says."""
 
@@ -202,6 +204,7 @@ class EngineSpec:
                 block_size_tokens=self.block_size_tokens,
             ),
             self.host_kv_bytes,
+            blocks_per_chunk=self.host_blocks_per_chunk,
         )
         shared = link.shared_by(parallelism.num_devices)
         return HostTierLimits(

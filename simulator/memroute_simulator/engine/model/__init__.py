@@ -5,9 +5,15 @@ differ), ``kv_cache`` (blocks), ``content`` (what tokens are to a prefix cache).
 """
 
 from memroute_simulator.engine.model.content import Content, SegmentedContent, TokenContent
-from memroute_simulator.engine.model.host_tier import HostEvent, HostTier, HostTierLimits
+from memroute_simulator.engine.model.host_tier import (
+    HostEvent,
+    HostTier,
+    HostTierLimits,
+    HostTierLog,
+)
 from memroute_simulator.engine.model.kv_cache import (
     BlockEvent,
+    BlocksCleared,
     BlocksRemoved,
     BlocksStored,
     KVCache,
@@ -20,6 +26,7 @@ from memroute_simulator.engine.model.vllm import VLLMScheduler
 
 __all__ = [
     "BlockEvent",
+    "BlocksCleared",
     "BlocksRemoved",
     "BlocksStored",
     "Content",
@@ -27,6 +34,7 @@ __all__ = [
     "HostEvent",
     "HostTier",
     "HostTierLimits",
+    "HostTierLog",
     "KVCache",
     "RequestState",
     "SGLangScheduler",

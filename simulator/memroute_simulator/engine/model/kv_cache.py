@@ -45,7 +45,12 @@ class BlocksRemoved:
     key: int
 
 
-BlockEvent = BlocksStored | BlocksRemoved
+@dataclass(frozen=True, slots=True)
+class BlocksCleared:
+    """All of them are gone at once."""
+
+
+BlockEvent = BlocksStored | BlocksRemoved | BlocksCleared
 
 
 class KVCache:
@@ -279,8 +284,14 @@ class KVCache:
 
     def clear(self) -> None:
         """Forget every cached prefix, as ``/reset_prefix_cache`` and a sleep do."""
+        on_event = self._on_event
+        if on_event is not None and len(self._key_of) == len(self._evictable):
+            # Nobody uses any: vLLM clears all then, and says so in one event.
+            on_event(BlocksCleared())
+            self._on_event = None
         for block in self._evictable:
             self._forget_key(block)
+        self._on_event = on_event
         self._unkeyed += self._evictable
         self._evictable.clear()
 
