@@ -105,7 +105,7 @@ class CachedPrompts:
                 ends=profile.block_ends,
                 tokens_per_block=profile.tokens_per_block,
             )
-            self._hosts.sent(ledger, profile)
+            self._hosts.sent(ledger, profile.prefix, profile.tokens_per_block, profile.block_ends)
         if profile.blocks:
             self.blocks.sent(ledger.replica, profile.prefix)
         if profile.session:
@@ -123,6 +123,7 @@ class CachedPrompts:
         """Another router has sent a prompt to a replica; returns what ``sent`` does."""
         if not prefix or not tokens_per_block:
             return 0
+        self._hosts.sent(ledger, tuple(prefix), tokens_per_block)
         return self._prefixes.insert(
             ledger.replica,
             tuple(prefix),

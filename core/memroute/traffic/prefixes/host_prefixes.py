@@ -41,7 +41,13 @@ class HostPrefixes:
         self._prefixes = PrefixIndex()
         self._replicas: set[str] = set()
 
-    def sent(self, ledger: ReplicaLedger, profile: RequestProfile) -> None:
+    def sent(
+        self,
+        ledger: ReplicaLedger,
+        prefix: tuple[int, ...],
+        tokens_per_block: int,
+        ends: tuple[int, ...] = (),
+    ) -> None:
         """A prompt was sent to a replica; its host keeps it too, where it has room for any."""
         host = ledger.host
         if host is None:
@@ -49,10 +55,10 @@ class HostPrefixes:
         self._replicas.add(ledger.replica)
         self._prefixes.insert(
             ledger.replica,
-            profile.prefix,
+            prefix,
             max_tokens=host.capacity_tokens,
-            ends=profile.block_ends,
-            tokens_per_block=profile.tokens_per_block,
+            ends=ends,
+            tokens_per_block=tokens_per_block,
         )
 
     def forget(self, replica: str) -> None:
