@@ -49,7 +49,7 @@ def test_a_slow_link_says_that_it_never_pays():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--host-link", "pcie5"), "need --host-memory"),
+        (("--host-link", "pcie5"), "needs --host-memory"),
         (("--host-memory", "lots"), "--host-memory lots: a size such as 64GiB"),
         (("--host-memory", "64"), "--host-memory 64: that is 64 bytes; 64GiB is a size"),
         (("--host-memory", "1GiB", "--host-link", "pcie6"), "did you mean"),

@@ -19,16 +19,18 @@ from memroute_simulator.virtual.router import RouterSettings
 from memroute_simulator.workloads import Workload
 
 HOST_GIB = (32, 128)
-NUM_REQUESTS, NUM_DROPPED = 1000, 500
+NUM_REQUESTS, NUM_DROPPED = 600, 300
 KNOWLEDGE = {
     "guessed": Hears.NOTHING, "device told": Hears.DEVICE, "both told": Hears.ALL,
 }  # fmt: skip
 ONE, PEERS, APART, RESTART = "one router", "four that hear each other", "four apart", "a restart"
 SITUATIONS = (ONE, PEERS, APART, RESTART)
+# Without --full: what isolates the host's events, where they may matter.
+SHORT_SITUATIONS, SHORT_KNOWLEDGE = (ONE, APART, RESTART), ("device told", "both told")
 NUM_ROUTERS = 4
-# Requests after the restart that are judged: about 40 s of them, while what the new router has sent
+# Requests after the restart that are judged: about 30 s of them, while what the new router has sent
 # itself is little. Unit: requests. Source: chosen by hand.
-NUM_JUDGED = 200
+NUM_JUDGED = 150
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from memroute.bandwidth import StepTime, Throughput, link_of
-from memroute.closeness import did_you_mean
 from memroute.errors import UnsupportedShapeError
 from memroute.hierarchy import (
     HOST_LINKS,
@@ -15,7 +14,6 @@ from memroute.hierarchy import (
     KVTier,
     Reuse,
     TierGain,
-    host_link_by_name,
     host_link_of,
     kv_tier,
     tier_gain,
@@ -24,6 +22,7 @@ from memroute.sizing import Option, Question
 from memroute.units import GIB, MIB, format_gib
 from memroute_cli.plan.asked import Asked
 from memroute_cli.plan.files import PlanError
+from memroute_cli.terminal.host_links import read_host_link
 from memroute_cli.terminal.quantities import bytes_of
 from memroute_cli.terminal.table import Column, Table
 
@@ -69,8 +68,11 @@ class HostAnswers:
 def read_host_question(asked: Asked) -> HostQuestion | None:
     """What was typed; None where nobody asked. Raises ``PlanError``."""
     if not asked.host_memory:
-        if asked.host_link is not None or asked.conversations is not None:
-            msg = "--host-link and --conversations need --host-memory, such as 64GiB,256GiB"
+        if asked.conversations is not None:
+            msg = "--conversations needs --host-memory, such as 64GiB,256GiB"
+            raise PlanError(msg)
+        if asked.host_link is not None and asked.weights_offload is None:
+            msg = "--host-link needs --host-memory, such as 64GiB,256GiB, or --weights-offload"
             raise PlanError(msg)
         return None
     sizes = tuple(_size(text) for text in asked.host_memory)
@@ -100,12 +102,10 @@ def _size(text: str) -> int:
 
 
 def _link(name: str) -> HostLink:
-    link = host_link_by_name(name)
-    if link is None:
-        names = [one.name for one in HOST_LINKS]
-        msg = f"--host-link {name}: one of {', '.join(names)}{did_you_mean(name, names)}"
-        raise PlanError(msg)
-    return link
+    try:
+        return read_host_link("--host-link", name)
+    except ValueError as error:
+        raise PlanError(str(error)) from None
 
 
 def host_answers(

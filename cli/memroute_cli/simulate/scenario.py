@@ -38,12 +38,13 @@ from memroute.closeness import did_you_mean
 from memroute.errors import MemrouteError
 from memroute.footprint import KVCacheDtype, Parallelism, Quantization
 from memroute.footprint.kv_cache import NUM_NULL_BLOCKS
-from memroute.hierarchy import HOST_LINKS, HostLink, host_link_by_name
+from memroute.hierarchy import HostLink
 from memroute.traffic.admission import AdmissionSettings, OverloadObjective
 from memroute.traffic.dispatch import DispatchSettings
 from memroute_cli.plan.files import PlanError
 from memroute_cli.plan.models import NamedModel, read_model
 from memroute_cli.terminal.errors import UserError
+from memroute_cli.terminal.host_links import read_host_link
 from memroute_cli.terminal.quantities import bytes_of
 from memroute_simulator.engine.model import SchedulingPolicy
 from memroute_simulator.engine.spec import EngineKind, EngineSpec
@@ -327,13 +328,10 @@ def _host_bytes(value: Any, words: Words) -> int | None:
 def _host_link(value: Any, words: Words) -> HostLink | None:
     if value is None:
         return None
-    link = host_link_by_name(str(value))
-    if link is None:
-        names = [one.name for one in HOST_LINKS]
-        hint = did_you_mean(str(value), names)
-        msg = f"{words.host_link} {value}: one of {', '.join(names)}{hint}"
-        raise ScenarioError(msg)
-    return link
+    try:
+        return read_host_link(words.host_link, str(value))
+    except ValueError as error:
+        raise ScenarioError(str(error)) from None
 
 
 Word = TypeVar("Word", bound=StrEnum)
