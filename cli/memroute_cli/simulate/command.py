@@ -85,6 +85,13 @@ def simulate(
             help="KV cache on the host of each engine: 64GiB (vLLM's --kv-offloading-size).",
         ),
     ] = None,
+    weights_offload: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GIB",
+            help="Of each device's weights, what stays on the host (vLLM's --cpu-offload-gb).",
+        ),
+    ] = None,
     host_link: HostLinkOption = None,
     engine: Annotated[
         str, typer.Option(metavar="NAME", help="vllm or sglang: whose rules.")
@@ -181,6 +188,6 @@ def simulate(
                 policies=tuple(comma_list(policy)), num_routers=routers, scrape_seconds=scrape,
                 ttft_seconds=ttft, tpot_seconds=tpot, objective=objective, seed=seed,
                 output=output, is_wide=wide, plot=plot, host_memory=host_memory,
-                host_link=host_link,
+                host_link=host_link, weights_offload=weights_offload,
             )
         )  # fmt: skip

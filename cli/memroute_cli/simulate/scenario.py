@@ -41,6 +41,7 @@ from memroute.footprint.kv_cache import NUM_NULL_BLOCKS
 from memroute.hierarchy import HostLink
 from memroute.traffic.admission import AdmissionSettings, OverloadObjective
 from memroute.traffic.dispatch import DispatchSettings
+from memroute.units import GIB
 from memroute_cli.plan.files import PlanError
 from memroute_cli.plan.models import NamedModel, read_model
 from memroute_cli.terminal.errors import UserError
@@ -89,6 +90,7 @@ class Words:
     sharing: str = "sharing"
     host_memory: str = "hostMemory"
     host_link: str = "hostLink"
+    weights_offload: str = "weightsOnHostGiB"
 
 
 IN_FILE = Words()
@@ -140,6 +142,7 @@ _ENGINE = {
     "tensorParallelSize", "dataParallelSize", "maxNumSeqs", "maxNumBatchedTokens",
     "maxContextTokens", "utilization", "kvCacheTokens", "prefixCaching", "scheduling",
     "watermark", "maxAdapters", "link", "expertParallel", "hostMemory", "hostLink",
+    "weightsOnHostGiB",
 }  # fmt: skip
 
 
@@ -293,10 +296,13 @@ def _engine(
             link=row.get("link"),
             host_kv_bytes=_host_bytes(row.get("hostMemory"), words),
             host_link=_host_link(row.get("hostLink"), words),
+            weights_on_host_bytes=_weights_bytes(row.get("weightsOnHostGiB"), words),
         )
         link_of(spec.link, accelerator)
         # Refused here rather than in the middle of a run.
         _ = spec.host_limits
+        if spec.weights_on_host_bytes:
+            _ = spec.step_time
         _check_context(model, spec, words)
         tokens = row.get("kvCacheTokens")
         if tokens is not None:
@@ -323,6 +329,16 @@ def _host_bytes(value: Any, words: Words) -> int | None:
         msg = f"{words.host_memory} {value}: a size such as 64GiB"
         raise ScenarioError(msg)
     return size
+
+
+def _weights_bytes(value: Any, words: Words) -> int:
+    if value is None:
+        return 0
+    text = str(value)
+    if not text.isdecimal() or not int(text):
+        msg = f"{words.weights_offload} {value}: whole GiB of each device, such as 8"
+        raise ScenarioError(msg)
+    return int(text) * GIB
 
 
 def _host_link(value: Any, words: Words) -> HostLink | None:

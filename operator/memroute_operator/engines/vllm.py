@@ -9,6 +9,7 @@ from memroute.footprint import EngineType
 from memroute.placement import Placed, PlacementMode
 from memroute_kube.resources import ENGINE_PORT
 from memroute_kube.shapes import listed, mapping
+from memroute_operator.engines import host_weights
 from memroute_operator.engines.host_cache import FLAG, host_cache_of
 from memroute_operator.engines.reports import (
     MAX_BLOCK_SIZE_TOKENS,
@@ -111,6 +112,7 @@ class VLLM:
         arguments += ["--gpu-memory-utilization", f"{share:.2f}"]
         if (host := host_cache_of(deployment, placed)) is not None:
             arguments += [FLAG, str(host.size_gib)]
+        arguments += host_weights.arguments(deployment)
         return arguments + list(deployment.engine_args)
 
     def environment(self, deployment: Deployment, placed: Placed) -> Variables:

@@ -26,6 +26,7 @@ from memroute_operator.adapters.pod import (
     adapters_container,
     store_of,
 )
+from memroute_operator.engines import host_weights
 from memroute_operator.engines.host_cache import host_cache_of
 from memroute_operator.engines.registry import Drain, engine_of
 from memroute_operator.engines.seam import SHARED_MEMORY, ports
@@ -272,7 +273,10 @@ def _engine_container(
     container["resources"] = resources(
         deployment.footprint_on(placed.product),
         devices,
-        host_cache_bytes=(deployment.host_kv_cache_gib or 0) * GIB,
+        host_cache_bytes=(
+            (deployment.host_kv_cache_gib or 0) * GIB
+            + host_weights.host_bytes(deployment, placed.num_devices)
+        ),
     )
     container["securityContext"] = security_context()
     return container

@@ -90,6 +90,7 @@ def started_with(spec: Mapping[str, Any]) -> dict[str, Any]:
         "kvCacheDtype": KV_CACHE_DTYPES.read(memory["kvCacheDtype"]).value,
         "quantization": QUANTIZATIONS.read(memory["quantization"]).value,
         "hostKVCacheGiB": memory.get("hostKVCacheGiB"),
+        "weightsOnHostGiB": memory.get("weightsOnHostGiB"),
         "tensorParallelSize": spec["parallelism"]["tensorParallelSize"],
         "mode": mode,
         "podTemplate": _template(spec.get("template")),

@@ -18,6 +18,7 @@ from memroute.footprint import (
     architecture_from_config,
 )
 from memroute.footprint.replica import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
+from memroute.units import GIB
 from memroute_simulator.engine.endings import ENDINGS
 from memroute_simulator.engine.kv_events import KVEventsConfig, KVEventsConfigError
 from memroute_simulator.engine.metrics import MetricsDialect
@@ -52,6 +53,8 @@ class EngineArguments:
     kv_cache_memory_bytes: int | None = None
     offloading: OffloadingConfig | None = None
     """KV cache on the host; kept by models with one kind of cache alone, here."""
+    cpu_offload_gib: float = 0.0
+    """Of each device's weights, what stays on the host."""
     kv_cache_dtype: KVCacheDtype = KVCacheDtype.AUTO
     block_size: int | None = None
     enforce_eager: bool = False
@@ -143,6 +146,7 @@ class EngineArguments:
             long_prefill_token_threshold=self.long_prefill_token_threshold,
             max_adapters=self.max_loras if self.enable_lora else None,
             adapter_rank=self.max_lora_rank,
+            weights_on_host_bytes=int(self.cpu_offload_gib * GIB),
         )
         offloading = self.offloading
         if offloading is None:
@@ -210,6 +214,7 @@ def engine_parser() -> argparse.ArgumentParser:
     add("--kv-cache-memory-bytes", type=int)
     add("--kv-offloading-size", dest="kv_offloading_size_gib", type=float)
     add("--kv-transfer-config", metavar="JSON", help="of the OffloadingConnector alone")
+    add("--cpu-offload-gb", dest="cpu_offload_gib", type=float, default=0.0)
     add("--kv-cache-dtype", type=KVCacheDtype, default=KVCacheDtype.AUTO)
     add("--block-size", type=int)
     add("--enforce-eager", action=argparse.BooleanOptionalAction, default=False)
