@@ -152,6 +152,9 @@ class Placed:
     contention: float | None = None
     """Engines' shares of the most contended of its devices, its own among them, summed: above 1
     they slow each other down. None for whole devices."""
+    host_link: str | None = None
+    """How the node's devices reach its memory, as somebody has measured or named it; None: not
+    said, so that the device's data sheet counts."""
     must_wait: bool = False
     """Whether an engine starts, ends or waits to start on one of its devices: they start one
     after the other."""

@@ -249,6 +249,7 @@ class Search:
             occupancy_ratio=replica.occupancy_on(best.devices[0].product),
             contention=contention,
             resource=best.node.resource,
+            host_link=best.node.host_link,
             must_wait=any(
                 device.uuid in self.ledger.busy_devices or device.uuid in self.ledger.stuck_devices
                 for device in (best.devices if shared else ())

@@ -20,6 +20,7 @@ from memroute_operator.nodes.annotations import (
     ignored_xids,
     is_cordoned,
     read_annotations,
+    read_host_link,
     read_link,
 )
 from memroute_operator.nodes.facts import DeviceFacts, Fact, NodeFacts, Sharing, SliceFacts
@@ -165,6 +166,7 @@ class _NodeReader:
             devices_unknown=unknown,
             notes=notes,
             link=read_link(self._annotations, self._labels),
+            host_link=read_host_link(self._annotations, self._labels),
         )
 
     def _num_foreign(self, resource: str) -> int:
