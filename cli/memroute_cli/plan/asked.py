@@ -43,3 +43,4 @@ class Asked:
     conversations: int | None = None
     reuse: float = 0.5
     weights_offload: str | None = None
+    backend: str = "native"

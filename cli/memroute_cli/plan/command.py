@@ -151,6 +151,14 @@ def plan(
             help="What KV cache on the host would buy, for one engine: 64GiB,256GiB.",
         ),
     ] = None,
+    backend: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="With --host-memory, what keeps it: native (vLLM's own) or lmcache (in the "
+            "engine's process; its image has to have it).",
+        ),
+    ] = "native",
     weights_offload: Annotated[
         str | None,
         typer.Option(
@@ -254,5 +262,6 @@ def plan(
             wants_manifest=manifest, is_wide=wide, plot=plot,
             host_memory=tuple(comma_list(host_memory)), host_link=host_link,
             conversations=conversations, reuse=reuse, weights_offload=weights_offload,
+            backend=backend,
         )  # fmt: skip
         raise typer.Exit(0 if run(asked) else 1)

@@ -10,7 +10,7 @@ from rich.console import RenderableType
 
 from memroute.catalog import Accelerator
 from memroute.sizing import NoOption, Offloading, Option, Question, answer, options_for
-from memroute_cli.plan import host_memory, inputs, report, weights_offload
+from memroute_cli.plan import host_memory, host_plot, inputs, report, weights_offload
 from memroute_cli.plan.asked import Asked
 from memroute_cli.plan.files import PlanError
 from memroute_cli.plan.host_memory import HostAnswers, HostQuestion, read_host_question
@@ -254,7 +254,7 @@ def _draw(
         if host is None:
             draw(first.model.name, best, path)
         else:
-            host_memory.draw(first.model.name, best, host, path)
+            host_plot.draw(first.model.name, best, host, path)
     except OSError as error:
         msg = f"--plot {path}: {error.strerror or error}"
         raise PlanError(msg) from error

@@ -15,6 +15,7 @@ from memroute.hierarchy.links import (
     host_link_of,
     host_link_of_text,
 )
+from memroute.hierarchy.lmcache import lmcache_settings, lmcache_tier
 from memroute.hierarchy.measured import measured_host_link
 from memroute.hierarchy.sleep import Sleep, SleepLevel, sleep_of
 from memroute.hierarchy.weights_offload import WeightsOffload
@@ -33,6 +34,8 @@ __all__ = [
     "host_link_of",
     "host_link_of_text",
     "kv_tier",
+    "lmcache_settings",
+    "lmcache_tier",
     "measured_host_link",
     "sleep_of",
     "tier_gain",
