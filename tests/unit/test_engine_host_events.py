@@ -173,6 +173,8 @@ async def test_chunks_are_told_whole_when_asked(tmp_path):
     removed = [one for one in events if one["type"] == "BlockRemoved" and one["medium"] == "CPU"]
     assert len(stored) == 48
     assert [len(one["block_hashes"]) for one in removed] == [4] * 7
+    kinds = [one["type"] for one in events if one["medium"] == "GPU"]
+    assert (kinds.count("BlockStored"), kinds.count("BlockRemoved")) == (12, 18)
     assert stored[0]["token_ids"] == [10] * 128
     assert stored[1]["parent_block_hash"] == stored[0]["block_hashes"][0]
 
