@@ -19,8 +19,9 @@ from ports import free_port
 BLOCK = 128
 BLOCK_BYTES = 131_072
 FLAGS = [
-    "--max-model-len", "1024", "--max-num-seqs", "16", "--max-num-batched-tokens", "512", "--kv-cache-memory-bytes", str(32 * BLOCK_BYTES),
-    "--block-size", str(BLOCK), "--enforce-eager", "--enable-prompt-tokens-details",
+    "--max-model-len", "1024", "--max-num-seqs", "16", "--max-num-batched-tokens", "512",
+    "--kv-cache-memory-bytes", str(32 * BLOCK_BYTES), "--block-size", str(BLOCK),
+    "--enforce-eager", "--enable-prompt-tokens-details",
 ]  # fmt: skip
 # One prompt, the same again, ten others, the first, and half of it with another end.
 PROMPTS = [
