@@ -9,6 +9,8 @@ from memroute.placement import Placed, PlacementMode, ReplicaKey
 from memroute.traffic.replica import HostCache
 from memroute.units import GIB, MIB
 from memroute_kube.resources import ANNOTATION_HOST_KV_NANOSECONDS, ANNOTATION_HOST_KV_TOKENS
+from memroute_operator.engines.host_cache import host_cache_of
+from memroute_operator.nodes.annotations import bad_link, read_host_link
 from memroute_operator.pod.manifests import replica_pod
 from memroute_operator.spec.deployment import read_deployment
 from memroute_operator.spec.deployments import ENGINE_REFUSES, read_deployments
@@ -24,15 +26,20 @@ def deployment(**memory):
     return read_deployment(mdep("m", model="Qwen/Qwen3-8B", mode="exclusive", **memory))
 
 
-def pod_of(of, product=H100):
-    """The manifest of its first replica, on one H100."""
-    where = Placed(
+def where(*, needed_bytes=GIB, product=H100, host_link=None):
+    """One whole H100."""
+    return Placed(
         key=ReplicaKey(namespace="default", name="m", index=0), node="a",
         mode=PlacementMode.EXCLUSIVE, device_uuids=(), num_devices=1,
-        bytes_per_device=79 * GIB, needed_bytes_per_device=of.footprint.total_bytes,
-        usable_bytes_per_device=79 * GIB, product=product, why="",
+        bytes_per_device=79 * GIB, needed_bytes_per_device=needed_bytes,
+        usable_bytes_per_device=79 * GIB, product=product, why="", host_link=host_link,
     )  # fmt: skip
-    return replica_pod(of, where, is_gated=False, default_image="i", shared_runtime_class=None)
+
+
+def pod_of(of, product=H100):
+    """The manifest of its first replica, on one H100."""
+    placed = where(needed_bytes=of.footprint.total_bytes, product=product)
+    return replica_pod(of, placed, is_gated=False, default_image="i", shared_runtime_class=None)
 
 
 def engine_of_pod(pod):
@@ -100,3 +107,23 @@ def test_what_cannot_be_is_refused_before_anything_starts(engine, words):
     found = read_deployments([obj], [], [], {}, {}, Cache(), "vllm/vllm-openai", {}).wanted[0]
     assert found.failure.reason == ENGINE_REFUSES
     assert words in found.failure.message
+
+
+def test_a_measured_link_of_the_node_counts_instead_of_the_data_sheet():
+    """`python -m bench.device --annotate` says it: 12.5 GB/s are a quarter of PCIe 5."""
+    of = deployment(hostKVCacheGiB=64)
+    usual = host_cache_of(of, where()).token_seconds
+    slow = host_cache_of(of, where(host_link="0.1us-12.5GBps"))
+    assert slow.token_seconds == pytest.approx(147_456 / 12.5e9, rel=0.05)
+    assert host_cache_of(of, where(host_link="pcie5")).token_seconds == usual
+    unknown = where(host_link="26-25GBps", product="NVIDIA-NEW")
+    assert host_cache_of(of, unknown).token_seconds is not None
+
+
+def test_a_node_says_how_its_devices_reach_its_memory():
+    """By annotation, else by label; what nobody can read is nobody's word, and is told."""
+    said = {"memroute.dev/host-link": "3.7us-55.1-56.4GBps"}
+    assert read_host_link(said, {}) == read_host_link({}, said) == "3.7us-55.1-56.4GBps"
+    wrong = {"memroute.dev/host-link": "fast"}
+    assert read_host_link(wrong, {}) is None
+    assert "memroute.dev/host-link='fast' is neither" in bad_link(wrong, {})

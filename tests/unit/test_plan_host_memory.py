@@ -49,13 +49,16 @@ def test_a_slow_link_says_that_it_never_pays():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--host-link", "pcie5"), "need --host-memory"),
+        (("--host-link", "pcie5"), "needs --host-memory"),
         (("--host-memory", "lots"), "--host-memory lots: a size such as 64GiB"),
         (("--host-memory", "64"), "--host-memory 64: that is 64 bytes; 64GiB is a size"),
         (("--host-memory", "1GiB", "--host-link", "pcie6"), "did you mean"),
         (("--host-memory", "1GiB", "--reuse", "1.5"), "--reuse 1.5"),
         (("--host-memory", "1GiB", "--conversations", "0"), "--conversations must be at least 1"),
         (("--host-memory", "2MB"), "hold no chunk"),
+        (("--host-memory", "64GiB", "--backend", "lmcach"), "did you mean lmcache"),
+        (("--backend", "lmcache"), "--backend needs --host-memory"),
+        (("--host-memory", "512MiB", "--backend", "lmcache"), "one each"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_the_words_of_the_question(arguments, words):
@@ -83,3 +86,26 @@ def test_what_joins_the_devices_counts_for_computing_too():
         return json.loads(text)["plans"][0]["hostMemory"]["sizes"][0]["ttftSeconds"]
 
     assert cold("pcie4-slow") > 1.2 * cold("pcie4-peer")
+
+
+def test_lmcache_is_sized_by_rank_and_moves_whole_chunks():
+    """Two ranks of 32 GiB; 256 tokens of Qwen3-32B are 32 MiB on each, in one copy."""
+    sizes = ("--tensor-parallel", "2", "--host-memory", "64GiB", "--output", "json")
+    _, native, _ = plan(*ASKED, *sizes)
+    _, text, _ = plan(*ASKED, *sizes, "--backend", "lmcache")
+    (own, other) = (json.loads(one)["plans"][0]["hostMemory"] for one in (native, text))
+    assert (own["backend"], other["backend"]) == ("native", "lmcache")
+    assert other["copyBytes"] == 256 * 64 * 4 * 128 * 2 * 2
+    assert other["sizes"][1]["hostTokens"] == 32 * GIB // other["copyBytes"] * 256
+    assert other["breakEvenTokens"] % 256 == 0
+    assert other["sizes"][1]["ttftSeconds"] < own["sizes"][1]["ttftSeconds"]
+    _, told, _ = plan(*ASKED, *sizes[:4], "--backend", "lmcache")
+    assert "LMCACHE_MAX_LOCAL_CPU_SIZE=32" in " ".join(told.split())
+
+
+def test_lmcache_keeps_no_model_of_several_kinds_of_cache():
+    """Its connector in the engine takes one kind."""
+    _, _, errors = plan(
+        "openai/gpt-oss-20b", "-a", "H100", "--host-memory", "64GiB", "--backend", "lmcache"
+    )
+    assert "one kind of KV cache" in " ".join(errors.split())

@@ -11,7 +11,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.simulator.studies import heterogeneous, host_tier, knee, ladder, published
+from bench.simulator.studies import (
+    heterogeneous,
+    host_events,
+    host_tier,
+    knee,
+    ladder,
+    published,
+)
 
 Rows = list[dict[str, Any]]
 
@@ -287,6 +294,66 @@ def _host_tier_plot(rows: Rows, path: Path) -> None:
     )  # fmt: skip
 
 
+# Events of the host.
+
+
+def _host_events(options: argparse.Namespace) -> Rows:
+    rows: Rows = []
+    sizes = host_events.HOST_GIB if options.full else host_events.HOST_GIB[-1:]
+    situations = host_events.SITUATIONS if options.full else host_events.SHORT_SITUATIONS
+    known = tuple(host_events.KNOWLEDGE) if options.full else host_events.SHORT_KNOWLEDGE
+    for reuse in host_tier.REUSE_RATIOS:
+        chats = host_tier.workload(reuse, options.seed, host_events.NUM_REQUESTS)
+        for situation in situations:
+            _say(f"host-events: {reuse:.0%} of each prompt known, {situation}")
+            for host_gib in sizes:
+                for knowledge in known:
+                    point = host_events.run(
+                        situation, knowledge, chats,
+                        reuse_ratio=reuse, host_gib=host_gib, seed=options.seed,
+                    )  # fmt: skip
+                    rows.append(asdict(point))
+    return rows
+
+
+def _host_events_tables(rows: Rows) -> list[Table | str]:
+    table = Table(title="4 x Llama-3.1-8B L40S: mean TTFT, s (p90; hits)")
+    table.add_column("situation")
+    table.add_column("reuse", justify="right")
+    table.add_column("host GiB", justify="right")
+    for knowledge in dict.fromkeys(row["knowledge"] for row in rows):
+        table.add_column(knowledge, justify="right")
+    table.add_column("last against the one before", justify="right")
+    by_key: dict[tuple[Any, ...], Rows] = {}
+    for row in rows:
+        key = row["situation"], row["reuse_ratio"], row["host_gib"]
+        by_key.setdefault(key, []).append(row)
+    for (situation, reuse, host_gib), own in by_key.items():
+        *_, device, both = (row["ttft_mean_seconds"] for row in own)
+        cells = (
+            f"{row['ttft_mean_seconds']:.3f} ({row['ttft_p90_seconds']:.2f}; "
+            f"{row['hit_ratio']:.0%})"
+            for row in own
+        )
+        table.add_row(situation, f"{reuse:.0%}", str(host_gib), *cells, f"{both / device - 1:+.0%}")
+    return [table]
+
+
+def _host_events_plot(rows: Rows, path: Path) -> None:
+    named = [
+        row | {"name": f"{row['situation']}, {row['knowledge']}"}
+        for row in rows
+        if row["host_gib"] == max(one["host_gib"] for one in rows)
+    ]
+    _lines(
+        named, path, "name", "reuse_ratio",
+        (("ttft_mean_seconds", "mean TTFT, seconds", False),
+         ("hit_ratio", "share of prompt tokens found", False)),
+        "What routers know of hosts, 4 x Llama-3.1-8B L40S",
+        [],
+    )  # fmt: skip
+
+
 # Shared.
 
 
@@ -342,6 +409,7 @@ Study = tuple[
 STUDIES: dict[str, Study] = {
     "ladder": (_ladder, _ladder_tables, _ladder_plot),
     "heterogeneous": (_heterogeneous, _heterogeneous_tables, _heterogeneous_plot),
+    "host-events": (_host_events, _host_events_tables, _host_events_plot),
     "host-tier": (_host_tier, _host_tier_tables, _host_tier_plot),
     "knee": (_knee, _knee_tables, _knee_plot),
 }

@@ -47,12 +47,12 @@ class Point:
     num_shed: int
 
 
-def workload(reuse_ratio: float, seed: int) -> Workload:
+def workload(reuse_ratio: float, seed: int, num_requests: int = NUM_REQUESTS) -> Workload:
     """Open loop, Poisson; each prompt begins with one of the contexts."""
     rng = random.Random(seed)  # noqa: S311 - a workload, not a secret
     shared = int(PROMPT_TOKENS * reuse_ratio)
     now, sessions = 0.0, []
-    for number in range(NUM_REQUESTS):
+    for number in range(num_requests):
         now += rng.expovariate(RATE_PER_SECOND)
         context = rng.randrange(NUM_CONTEXTS)
         request = WorkloadRequest(
@@ -64,20 +64,24 @@ def workload(reuse_ratio: float, seed: int) -> Workload:
     return Workload(name=f"contexts that come back, {reuse_ratio:.0%}", sessions=tuple(sessions))
 
 
-def run(routing: str, chats: Workload, *, reuse_ratio: float, host_gib: int, seed: int) -> Point:
-    """One point."""
+def engine(host_gib: int) -> EngineSpec:
+    """One replica."""
     accelerator = accelerator_by_name("L40S")
     if accelerator is None:
         msg = "no L40S in the catalogue"
         raise LookupError(msg)
-    engine = EngineSpec(
+    return EngineSpec(
         architecture=architecture_for_model("meta-llama/Llama-3.1-8B"),
         accelerator=accelerator,
         max_context_tokens=8192,
         host_kv_bytes=host_gib * GIB or None,
     )
+
+
+def run(routing: str, chats: Workload, *, reuse_ratio: float, host_gib: int, seed: int) -> Point:
+    """One point."""
     fleet = Fleet(
-        engines=((engine, NUM_REPLICAS),),
+        engines=((engine(host_gib), NUM_REPLICAS),),
         policy="round-robin" if routing == "round-robin" else "memroute",
         router=RouterSettings(
             sees_hosts=routing == "both tiers", dispatch=DispatchSettings(limits=LIMITS)

@@ -42,3 +42,5 @@ class Asked:
     host_link: str | None = None
     conversations: int | None = None
     reuse: float = 0.5
+    weights_offload: str | None = None
+    backend: str = "native"

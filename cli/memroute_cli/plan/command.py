@@ -12,6 +12,7 @@ import typer
 from memroute_cli.cluster.commands import OPERATOR_NAMESPACE, OperatorNamespaceOption
 from memroute_cli.plan.asked import Asked
 from memroute_cli.terminal.errors import told_errors
+from memroute_cli.terminal.host_links import HostLinkOption
 from memroute_cli.terminal.output import Output, OutputOption, WideOption
 from memroute_cli.terminal.quantities import comma_list, number, tokens, whole
 
@@ -150,14 +151,23 @@ def plan(
             help="What KV cache on the host would buy, for one engine: 64GiB,256GiB.",
         ),
     ] = None,
-    host_link: Annotated[
-        str | None,
+    backend: Annotated[
+        str,
         typer.Option(
             metavar="NAME",
-            help="With --host-memory, how a device reaches it: pcie3, pcie4, pcie5 or c2c. "
-            "Default: the accelerator's.",
+            help="With --host-memory, what keeps it: native (vLLM's own) or lmcache (in the "
+            "engine's process; its image has to have it).",
+        ),
+    ] = "native",
+    weights_offload: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GIB|auto",
+            help="What it changes to keep so many GiB of each device's weights on the host (vLLM's "
+            "--cpu-offload-gb); auto: as few as make the model fit.",
         ),
     ] = None,
+    host_link: HostLinkOption = None,
     conversations: Annotated[
         int | None,
         typer.Option(
@@ -251,6 +261,7 @@ def plan(
             hub_token_file=hub_token_file, is_offline=offline, shows_every=every, output=output,
             wants_manifest=manifest, is_wide=wide, plot=plot,
             host_memory=tuple(comma_list(host_memory)), host_link=host_link,
-            conversations=conversations, reuse=reuse,
+            conversations=conversations, reuse=reuse, weights_offload=weights_offload,
+            backend=backend,
         )  # fmt: skip
         raise typer.Exit(0 if run(asked) else 1)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from enum import StrEnum
 from typing import Any
 
 from memroute.bandwidth import StepTime, Throughput, link_of
@@ -15,20 +15,31 @@ from memroute.hierarchy import (
     KVTier,
     Reuse,
     TierGain,
-    host_link_by_name,
     host_link_of,
     kv_tier,
+    lmcache_settings,
+    lmcache_tier,
     tier_gain,
 )
 from memroute.sizing import Option, Question
-from memroute.units import GIB, MIB, format_gib
+from memroute.units import MIB, format_gib
 from memroute_cli.plan.asked import Asked
 from memroute_cli.plan.files import PlanError
+from memroute_cli.terminal.host_links import read_host_link
 from memroute_cli.terminal.quantities import bytes_of
 from memroute_cli.terminal.table import Column, Table
 
 # Names of the table's columns. PER 1M takes the place of TOKENS/S where there is a price.
 NAMES = ("HOST MEMORY", "KEPT", "DEVICE HITS", "HOST HITS", "TTFT", "TOKENS/S")
+
+
+class Backend(StrEnum):
+    """What keeps KV cache on the host."""
+
+    NATIVE = "native"
+    """vLLM's own connector."""
+    LMCACHE = "lmcache"
+    """LMCache in the engine's process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +52,7 @@ class HostQuestion:
     """None: the accelerator's by its data sheet."""
     num_conversations: int
     reuse_ratio: float
+    backend: Backend = Backend.NATIVE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +81,14 @@ class HostAnswers:
 def read_host_question(asked: Asked) -> HostQuestion | None:
     """What was typed; None where nobody asked. Raises ``PlanError``."""
     if not asked.host_memory:
-        if asked.host_link is not None or asked.conversations is not None:
-            msg = "--host-link and --conversations need --host-memory, such as 64GiB,256GiB"
+        if asked.conversations is not None:
+            msg = "--conversations needs --host-memory, such as 64GiB,256GiB"
+            raise PlanError(msg)
+        if asked.backend != Backend.NATIVE:
+            msg = "--backend needs --host-memory, such as 64GiB,256GiB"
+            raise PlanError(msg)
+        if asked.host_link is not None and asked.weights_offload is None:
+            msg = "--host-link needs --host-memory, such as 64GiB,256GiB, or --weights-offload"
             raise PlanError(msg)
         return None
     sizes = tuple(_size(text) for text in asked.host_memory)
@@ -85,7 +103,17 @@ def read_host_question(asked: Asked) -> HostQuestion | None:
         link=None if asked.host_link is None else _link(asked.host_link),
         num_conversations=asked.conversations or 1000,
         reuse_ratio=asked.reuse,
+        backend=_backend(asked.backend),
     )
+
+
+def _backend(text: str) -> Backend:
+    try:
+        return Backend(text.casefold())
+    except ValueError:
+        names = [one.value for one in Backend]
+        msg = f"--backend {text}: one of {', '.join(names)}{did_you_mean(text, names)}"
+        raise PlanError(msg) from None
 
 
 def _size(text: str) -> int:
@@ -100,12 +128,10 @@ def _size(text: str) -> int:
 
 
 def _link(name: str) -> HostLink:
-    link = host_link_by_name(name)
-    if link is None:
-        names = [one.name for one in HOST_LINKS]
-        msg = f"--host-link {name}: one of {', '.join(names)}{did_you_mean(name, names)}"
-        raise PlanError(msg)
-    return link
+    try:
+        return read_host_link("--host-link", name)
+    except ValueError as error:
+        raise PlanError(str(error)) from None
 
 
 def host_answers(
@@ -132,7 +158,11 @@ def host_answers(
     )
     shared = link.shared_by(option.num_devices)
     try:
-        tiers = [kv_tier(option.shape, size) for size in host.sizes]
+        make = lmcache_tier if host.backend is Backend.LMCACHE else kv_tier
+        tiers = [make(option.shape, size) for size in host.sizes]
+        if host.backend is Backend.LMCACHE:
+            for size in host.sizes:
+                lmcache_settings(option.shape, size)
     except UnsupportedShapeError as error:
         msg = f"--host-memory: {error}"
         raise PlanError(msg) from error
@@ -206,6 +236,10 @@ def told(answers: HostAnswers, option: Option) -> Iterator[str | Table]:
     columns = tuple(Column(name=name, is_number=name != "HOST MEMORY") for name in names)
     yield Table(columns, rows)
     yield _break_even(answers, option)
+    if answers.question.backend is Backend.LMCACHE:
+        environment, flag = lmcache_settings(option.shape, max(answers.question.sizes))
+        words = " ".join(f"{name}={value}" for name, value in environment.items())
+        yield f"LMCache, each rank a part: {words} {flag}"
     yield (
         f"Rates of {link.name} may be off by {link.error_ratio:.0%} ({link.source}); "
         "TTFT is the mean without a queue; half of the sequences that fit are under way."
@@ -234,15 +268,18 @@ def _break_even(answers: HostAnswers, option: Option) -> str:
             f"Fetching never beats computing again here ({unit}, {rate:.1f} GB/s per device): "
             "a host tier would slow it."
         )
+    native = answers.question.backend is Backend.NATIVE
+    hint = "; a larger block size makes larger copies" if native else ""
     return (
-        f"Fetching beats computing from {tokens:,} tokens on ({unit}, {rate:.1f} GB/s per device; "
-        "a larger block size makes larger copies)."
+        f"Fetching beats computing from {tokens:,} tokens on ({unit}, {rate:.1f} GB/s per "
+        f"device{hint})."
     )
 
 
 def document(answers: HostAnswers) -> dict[str, Any]:
     """The same for programs."""
     return {
+        "backend": answers.question.backend.value,
         "link": answers.link.name,
         "conversations": answers.reuse.num_conversations,
         "reuseRatio": answers.reuse.reuse_ratio,
@@ -262,36 +299,3 @@ def document(answers: HostAnswers) -> dict[str, Any]:
             for one in answers.answers
         ],
     }
-
-
-def draw(model: str, option: Option, answers: HostAnswers, path: Path) -> None:
-    """Hits, time to first token and tokens per second against the size of the tier."""
-    import matplotlib as mpl  # noqa: PLC0415 - half a second that only a plot pays
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
-
-    sizes = [one.size_bytes / GIB for one in answers.answers]
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4))
-    gains = [one.gain for one in answers.answers]
-    left.stackplot(
-        sizes, [one.device_hit_ratio for one in gains], [one.host_hit_ratio for one in gains],
-        labels=("from the device", "from the host"), alpha=0.85,
-    )  # fmt: skip
-    left.set_ylabel("share of prompt tokens")
-    left.legend(loc="lower right")
-    middle.plot(sizes, [one.ttft_seconds for one in gains], marker="o")
-    middle.set_ylabel("time to first token, s")
-    right.plot(sizes, [one.tokens_per_second for one in gains], marker="o")
-    right.set_ylabel("output tokens/s")
-    for axis in (left, middle, right):
-        axis.set_xlabel("host memory of one engine, GiB")
-        # As much above the highest point as its mark needs.
-        axis.set_ylim(0, axis.get_ylim()[1] * 1.05)
-        axis.grid(alpha=0.3)
-    figure.suptitle(
-        f"{model}: {option.precision} on {option.num_devices} x {option.accelerator.name}"
-    )
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)

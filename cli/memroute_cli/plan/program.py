@@ -9,13 +9,14 @@ import yaml
 from rich.console import RenderableType
 
 from memroute.catalog import Accelerator
-from memroute.sizing import NoOption, Option, Question, answer, options_for
-from memroute_cli.plan import host_memory, inputs, report
+from memroute.sizing import NoOption, Offloading, Option, Question, answer, options_for
+from memroute_cli.plan import host_memory, host_plot, inputs, report, weights_offload
 from memroute_cli.plan.asked import Asked
 from memroute_cli.plan.files import PlanError
 from memroute_cli.plan.host_memory import HostAnswers, HostQuestion, read_host_question
 from memroute_cli.plan.models import HubOptions, NamedModel, read_model
 from memroute_cli.plan.plot import check_plot, draw
+from memroute_cli.plan.weights_offload import OffloadQuestion
 from memroute_cli.terminal.console import open_console
 from memroute_cli.terminal.output import Output, write
 
@@ -37,13 +38,18 @@ def run(asked: Asked) -> bool:
     else:
         fleet_plan = NoFleet()
     host = read_host_question(asked)
+    offload = weights_offload.read_offload_question(asked)
     accelerators = fleet_plan.accelerators(asked) or inputs.read_accelerators(asked.accelerators)
     prices = inputs.read_prices(asked.prices)
     inputs.check_prices(prices, accelerators)
     links = inputs.read_links(asked.link, accelerators) or fleet_plan.links()
     answers = [_answers(name, asked, accelerators, links) for name in names]
     hosts = [_host_answers(host, one, prices) for one in answers]
-    fits = all(one.best(prices) is not None for one in answers)
+    offloads = [_offload_answers(offload, one, accelerators) for one in answers]
+    fits = all(
+        one.best(prices) is not None or any(two.fits_only_so for two in offloads[number])
+        for number, one in enumerate(answers)
+    )
     fits = fleet_plan.fits(answers, on_paper=fits)
     if asked.wants_manifest:
         _print_manifests(answers, prices, asked.output)
@@ -51,6 +57,7 @@ def run(asked: Asked) -> bool:
         documents = [
             report.document(one, prices)
             | _host_document(hosts[number])
+            | _offload_document(offload, offloads[number], prices)
             | fleet_plan.document(number)
             for number, one in enumerate(answers)
         ]
@@ -61,6 +68,9 @@ def run(asked: Asked) -> bool:
             report.print_answers(console, one, prices, is_wide=asked.is_wide)
             for line in (*_told_of_host(hosts[number], one, prices), *fleet_plan.told(number)):
                 console.print(line)
+            if offload is not None:
+                for line in weights_offload.told(offloads[number], offload, prices):
+                    console.print(line)
     if asked.plot is not None:
         _draw(asked.plot, answers, hosts[0], prices, says=asked.output is Output.TABLE)
     return fits
@@ -200,6 +210,22 @@ def _host_answers(
     return host_memory.host_answers(host, answers.question, best, prices.get(best.accelerator.name))
 
 
+def _offload_answers(
+    asked: OffloadQuestion | None, answers: report.Answers, accelerators: list[Accelerator]
+) -> tuple[Offloading, ...]:
+    if asked is None:
+        return ()
+    return weights_offload.offload_answers(asked, answers.question, accelerators)
+
+
+def _offload_document(
+    asked: OffloadQuestion | None, answers: tuple[Offloading, ...], prices: dict[str, float]
+) -> dict[str, Any]:
+    if asked is None:
+        return {}
+    return {"weightsOffload": weights_offload.document(answers, asked, prices)}
+
+
 def _host_document(host: HostAnswers | None) -> dict[str, Any]:
     return {} if host is None else {"hostMemory": host_memory.document(host)}
 
@@ -228,7 +254,7 @@ def _draw(
         if host is None:
             draw(first.model.name, best, path)
         else:
-            host_memory.draw(first.model.name, best, host, path)
+            host_plot.draw(first.model.name, best, host, path)
     except OSError as error:
         msg = f"--plot {path}: {error.strerror or error}"
         raise PlanError(msg) from error

@@ -37,3 +37,4 @@ class Asked:
     plot: Path | None
     host_memory: str | None = None
     host_link: str | None = None
+    weights_offload: str | None = None

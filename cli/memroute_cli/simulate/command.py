@@ -10,6 +10,7 @@ import typer
 
 from memroute_cli.simulate.asked import Asked
 from memroute_cli.terminal.errors import told_errors
+from memroute_cli.terminal.host_links import HostLinkOption
 from memroute_cli.terminal.output import Output, OutputOption, WideOption
 from memroute_cli.terminal.quantities import comma_list, number, seconds, tokens, whole
 
@@ -84,14 +85,14 @@ def simulate(
             help="KV cache on the host of each engine: 64GiB (vLLM's --kv-offloading-size).",
         ),
     ] = None,
-    host_link: Annotated[
+    weights_offload: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME",
-            help="With --host-memory, how a device reaches it: pcie3, pcie4, pcie5 or c2c. "
-            "Default: the accelerator's.",
+            metavar="GIB",
+            help="Of each device's weights, what stays on the host (vLLM's --cpu-offload-gb).",
         ),
     ] = None,
+    host_link: HostLinkOption = None,
     engine: Annotated[
         str, typer.Option(metavar="NAME", help="vllm or sglang: whose rules.")
     ] = "vllm",
@@ -187,6 +188,6 @@ def simulate(
                 policies=tuple(comma_list(policy)), num_routers=routers, scrape_seconds=scrape,
                 ttft_seconds=ttft, tpot_seconds=tpot, objective=objective, seed=seed,
                 output=output, is_wide=wide, plot=plot, host_memory=host_memory,
-                host_link=host_link,
+                host_link=host_link, weights_offload=weights_offload,
             )
         )  # fmt: skip

@@ -14,6 +14,7 @@ IN_FLAGS = Words(
     tensor_parallel="--tensor-parallel", policy="--policy", objective="--objective",
     workload="--workload", per_card="--per-card", sharing="--sharing",
     host_memory="--host-memory", host_link="--host-link",
+    weights_offload="--weights-offload",
 )  # fmt: skip
 # Long enough for chats with documents; most models were made for more. Chosen by hand.
 USUAL_CONTEXT_TOKENS = 16_384
@@ -32,6 +33,7 @@ def document_of(asked: Asked) -> dict[str, Any]:
         "kvCacheDtype": asked.kv_cache_dtype, "link": asked.link,
         "maxContextTokens": _context_tokens(asked.model, asked.context_tokens),
         "hostMemory": asked.host_memory, "hostLink": asked.host_link,
+        "weightsOnHostGiB": asked.weights_offload,
     }  # fmt: skip
     return {
         "workload": {"name": asked.workload, "requests": asked.num_requests} | rate,

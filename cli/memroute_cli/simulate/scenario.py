@@ -38,12 +38,14 @@ from memroute.closeness import did_you_mean
 from memroute.errors import MemrouteError
 from memroute.footprint import KVCacheDtype, Parallelism, Quantization
 from memroute.footprint.kv_cache import NUM_NULL_BLOCKS
-from memroute.hierarchy import HOST_LINKS, HostLink, host_link_by_name
+from memroute.hierarchy import HostLink
 from memroute.traffic.admission import AdmissionSettings, OverloadObjective
 from memroute.traffic.dispatch import DispatchSettings
+from memroute.units import GIB
 from memroute_cli.plan.files import PlanError
 from memroute_cli.plan.models import NamedModel, read_model
 from memroute_cli.terminal.errors import UserError
+from memroute_cli.terminal.host_links import read_host_link
 from memroute_cli.terminal.quantities import bytes_of
 from memroute_simulator.engine.model import SchedulingPolicy
 from memroute_simulator.engine.spec import EngineKind, EngineSpec
@@ -88,6 +90,7 @@ class Words:
     sharing: str = "sharing"
     host_memory: str = "hostMemory"
     host_link: str = "hostLink"
+    weights_offload: str = "weightsOnHostGiB"
 
 
 IN_FILE = Words()
@@ -139,6 +142,7 @@ _ENGINE = {
     "tensorParallelSize", "dataParallelSize", "maxNumSeqs", "maxNumBatchedTokens",
     "maxContextTokens", "utilization", "kvCacheTokens", "prefixCaching", "scheduling",
     "watermark", "maxAdapters", "link", "expertParallel", "hostMemory", "hostLink",
+    "weightsOnHostGiB",
 }  # fmt: skip
 
 
@@ -292,10 +296,13 @@ def _engine(
             link=row.get("link"),
             host_kv_bytes=_host_bytes(row.get("hostMemory"), words),
             host_link=_host_link(row.get("hostLink"), words),
+            weights_on_host_bytes=_weights_bytes(row.get("weightsOnHostGiB"), words),
         )
         link_of(spec.link, accelerator)
         # Refused here rather than in the middle of a run.
         _ = spec.host_limits
+        if spec.weights_on_host_bytes:
+            _ = spec.step_time
         _check_context(model, spec, words)
         tokens = row.get("kvCacheTokens")
         if tokens is not None:
@@ -324,16 +331,23 @@ def _host_bytes(value: Any, words: Words) -> int | None:
     return size
 
 
+def _weights_bytes(value: Any, words: Words) -> int:
+    if value is None:
+        return 0
+    text = str(value)
+    if not text.isdecimal() or not int(text):
+        msg = f"{words.weights_offload} {value}: whole GiB of each device, such as 8"
+        raise ScenarioError(msg)
+    return int(text) * GIB
+
+
 def _host_link(value: Any, words: Words) -> HostLink | None:
     if value is None:
         return None
-    link = host_link_by_name(str(value))
-    if link is None:
-        names = [one.name for one in HOST_LINKS]
-        hint = did_you_mean(str(value), names)
-        msg = f"{words.host_link} {value}: one of {', '.join(names)}{hint}"
-        raise ScenarioError(msg)
-    return link
+    try:
+        return read_host_link(words.host_link, str(value))
+    except ValueError as error:
+        raise ScenarioError(str(error)) from None
 
 
 Word = TypeVar("Word", bound=StrEnum)

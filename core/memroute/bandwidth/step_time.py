@@ -86,6 +86,9 @@ class StepTime:
     """Of everything but exchanges: how far a bound is from what is expected."""
     cpu_step_seconds: float = CPU_STEP_SECONDS
     cpu_sequence_seconds: float = CPU_SEQUENCE_SECONDS
+    host_read_seconds: float = 0.0
+    """To read the weights that stay on the host, all of them; 0 where none do. Kernels read them
+    over the link in every step and wait for them: added, as vLLM's UVA has it."""
 
     @classmethod
     def of(
@@ -168,11 +171,21 @@ class StepTime:
             seconds += batch.num_adapters * self._adapter_seconds
             seconds += self._num_layers * ADAPTER_LAUNCH_SECONDS
         seconds = max(seconds * self._scale, self._launch_seconds)
+        if self.host_read_seconds:
+            seconds += self._host_seconds(
+                batch.num_group_tokens or num_tokens * self._data_parallel_size
+            )
         cpu = self.cpu_step_seconds + sequences * self.cpu_sequence_seconds
         if not self._is_alone:
             seconds += self._exchanges.seconds(num_tokens)
             cpu += self._exchanges.cpu_seconds(sequences)
         return seconds + self._scale * cpu
+
+    def _host_seconds(self, num_group_tokens: int) -> float:
+        """Of a mixture of experts those are read that the step's tokens reach (inferred)."""
+        reads = self.reads
+        whole = reads.dense_bytes + reads.expert_bytes
+        return self.host_read_seconds * reads.weights_bytes(num_group_tokens) / whole
 
     def together_seconds(self, batches: Sequence[StepBatch]) -> float:
         """Seconds of a step that ranks take together, of which each batch is one's.

@@ -1,6 +1,6 @@
 """Tokens per second of one replica, and what they cost: step times at a batch and a context."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from memroute.bandwidth.links import Link
@@ -57,10 +57,12 @@ def throughput_of(
     context_tokens: int,
     max_sequences: int | None = None,
     link: Link | None = None,
+    host_read_seconds: float = 0.0,
 ) -> Throughput:
     """The rates at a batch and a context; ``max_sequences``: what the KV pool holds.
 
-    ``link``: what joins the devices of the node; None: not known.
+    ``link``: what joins the devices of the node; None: not known. ``host_read_seconds``: to read
+    the weights that stay on the host, once.
 
     Raises ``UnknownWeightsError`` for a family whose matrices are not known.
     """
@@ -73,6 +75,8 @@ def throughput_of(
         link=link,
         is_eager=shape.is_eager,
     )
+    if host_read_seconds:
+        step_time = replace(step_time, host_read_seconds=host_read_seconds)
     fits = num_sequences if max_sequences is None else min(num_sequences, max_sequences)
     fits = max(1, fits)
     if fits < num_sequences:

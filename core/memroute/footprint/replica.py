@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from memroute.errors import UnknownWeightsError
+from memroute.errors import UnknownWeightsError, UnsupportedShapeError
 from memroute.footprint import overhead
 from memroute.footprint.architecture import ModelArchitecture
 from memroute.footprint.calibration import Calibration
@@ -27,6 +27,7 @@ from memroute.footprint.weights import (
     mtp_bytes_per_rank,
     weights_per_rank,
 )
+from memroute.units import GIB
 
 MAX_NUM_SEQS = 256
 # vLLM's own default under 70 GiB of HBM; it bounds the activation peak, so memroute always
@@ -65,6 +66,8 @@ class ReplicaShape:
     """Above 0 without a draft: the model's own prediction layers are loaded."""
     engine: EngineType = EngineType.VLLM
     """Whose rules of memory count."""
+    weights_on_host_bytes: int = 0
+    """Of each device's weights, what stays on the host (vLLM's ``--cpu-offload-gb``)."""
 
     @property
     def parallelism(self) -> Parallelism:
@@ -212,6 +215,7 @@ def replica_footprint(
     runtime = runtime_of(shape)
     activation, graphs, libraries = runtime.peak_activation, runtime.graphs, runtime.non_torch
     weights = _loaded(estimate, extra_bytes=_extra_weights(shape))
+    weights = _less_on_host(shape, weights, estimate)
     if calibration is not None:
         # One number was measured: what the weights took beyond the formula is in it too.
         weights = Estimate.exactly(weights.low)
@@ -281,6 +285,39 @@ def _loaded(estimate: WeightsEstimate, *, extra_bytes: int) -> Estimate:
         expected=int(size * overhead.WEIGHTS_EXPECTED_RATIO),
         high=int(size * overhead.WEIGHTS_HIGH_RATIO) + vision_error,
     )
+
+
+def _less_on_host(shape: ReplicaShape, weights: Estimate, estimate: WeightsEstimate) -> Estimate:
+    """What is left on the device of the weights.
+
+    vLLM takes parameters of the decoder's layers in their order until so many bytes are reached, so
+    that at most one tensor more goes; embeddings, the output head and towers stay.
+    """
+    size = shape.weights_on_host_bytes
+    if not size:
+        return weights
+    if shape.engine is not EngineType.VLLM:
+        msg = f"weights stay on the host with vLLM alone, and this is {shape.engine.spelled}"
+        raise UnsupportedShapeError(msg)
+    if len(shape.kv_layout.groups) > 1:
+        msg = (
+            "vLLM keeps no weights on the host for a model with several kinds of KV cache: it ends "
+            "at its start (Cannot re-initialize the input batch when CPU weight offloading is "
+            "enabled)"
+        )
+        raise UnsupportedShapeError(msg)
+    architecture = shape.architecture
+    tables = 1 if architecture.tied_embeddings else 2
+    vocabulary = (architecture.vocab_size or 0) * architecture.hidden_size * 2 * tables
+    layers = weights.low - estimate.vision_bytes - vocabulary // shape.tensor_parallel_size
+    if size >= layers:
+        msg = (
+            f"the layers have {max(0, layers) / GIB:.1f} GiB of weights on each device: fewer than "
+            f"the {size / GIB:g} GiB that are to stay on the host"
+        )
+        raise UnsupportedShapeError(msg)
+    return Estimate(low=weights.low - size, expected=weights.expected - size,
+                    high=weights.high - size)  # fmt: skip
 
 
 def _extra_weights(shape: ReplicaShape) -> int:

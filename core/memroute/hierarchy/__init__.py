@@ -8,7 +8,15 @@ says from how many tokens on fetching beats computing; ``gain`` what a tier buys
 from memroute.hierarchy.break_even import FetchOrCompute
 from memroute.hierarchy.gain import Reuse, TierGain, tier_gain
 from memroute.hierarchy.kv_tier import KVTier, kv_tier
-from memroute.hierarchy.links import HOST_LINKS, HostLink, host_link_by_name, host_link_of
+from memroute.hierarchy.links import (
+    HOST_LINKS,
+    HostLink,
+    host_link_by_name,
+    host_link_of,
+    host_link_of_text,
+)
+from memroute.hierarchy.lmcache import lmcache_settings, lmcache_tier
+from memroute.hierarchy.measured import measured_host_link
 from memroute.hierarchy.sleep import Sleep, SleepLevel, sleep_of
 from memroute.hierarchy.weights_offload import WeightsOffload
 
@@ -24,7 +32,11 @@ __all__ = [
     "WeightsOffload",
     "host_link_by_name",
     "host_link_of",
+    "host_link_of_text",
     "kv_tier",
+    "lmcache_settings",
+    "lmcache_tier",
+    "measured_host_link",
     "sleep_of",
     "tier_gain",
 ]

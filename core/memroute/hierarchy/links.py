@@ -11,6 +11,7 @@ PCIe 5; a GH200 study by KTH for C2C; measurements in public issues for PCIe 3 a
 costs as long on every link is inferred, not measured.
 """
 
+import re
 from dataclasses import dataclass, replace
 
 from memroute.catalog import Accelerator
@@ -101,6 +102,36 @@ def host_link_of(accelerator: Accelerator) -> HostLink | None:
     A slice of a device has its device's name before the slash, and shares its link.
     """
     return _BY_ACCELERATOR.get(accelerator.name.partition("/")[0])
+
+
+# 3.7us-55.1-56.4GBps: seconds of a copy, to the device, from it. The first and the last may lack.
+_MEASURED = re.compile(
+    r"(?:(\d+(?:\.\d+)?)us-)?(\d+(?:\.\d+)?)(?:-(\d+(?:\.\d+)?))?gbps", re.IGNORECASE
+)
+# What was measured once on a host may be off by as much on the next start: two runs of one host
+# differ by 2 to 3 % (rtx6kpro). Unit: ratio. Source: rounded up.
+MEASURED_ERROR_RATIO = 0.05
+
+
+def host_link_of_text(text: str) -> HostLink | None:
+    """A link by its name, or as it was measured: ``3.7us-55.1-56.4GBps``; None where it is neither.
+
+    Microseconds of one copy, GB/s to the device and GB/s back; without the first it is the usual,
+    without the last it is as fast both ways.
+    """
+    found = _MEASURED.fullmatch(text.strip())
+    if found is None:
+        return host_link_by_name(text)
+    copy, read, write = found.groups()
+    read_rate = float(read) * 1e9
+    write_rate = read_rate if write is None else float(write) * 1e9
+    if not read_rate or not write_rate:
+        return None
+    return HostLink(
+        name=text.strip(), read_bytes_per_second=read_rate, write_bytes_per_second=write_rate,
+        seconds_per_copy=SECONDS_PER_COPY if copy is None else float(copy) * 1e-6,
+        error_ratio=MEASURED_ERROR_RATIO, source="as measured",
+    )  # fmt: skip
 
 
 def host_link_by_name(name: str) -> HostLink | None:

@@ -169,6 +169,8 @@ class Node:
     link: str | None = None
     """What joins its devices, as somebody has said (``memroute.bandwidth.link_of``); None where
     nobody has."""
+    host_link: str | None = None
+    """How each reaches the node's memory, likewise (``memroute.hierarchy.host_link_of_text``)."""
 
     @property
     def key(self) -> str:

@@ -162,6 +162,9 @@ class Placed:
     """Of each device, what it keeps while it sleeps; None for one that never sleeps."""
     host_bytes: int = 0
     """Of its node's memory, what it may pin."""
+    host_link: str | None = None
+    """How the node's devices reach its memory, as somebody has measured or named it; None: not
+    said, so that the device's data sheet counts."""
     must_wait: bool = False
     """Whether an engine starts, ends or waits to start on one of its devices: they start one
     after the other."""

@@ -254,6 +254,7 @@ class Search:
             rest_bytes=replica.rest_bytes if shared else None,
             host_bytes=replica.host_bytes,
             resource=best.node.resource,
+            host_link=best.node.host_link,
             must_wait=any(
                 device.uuid in self.ledger.busy_devices or device.uuid in self.ledger.stuck_devices
                 for device in (best.devices if shared else ())

@@ -26,6 +26,7 @@ from memroute.footprint import (
 )
 from memroute.footprint.calibration import StartLog
 from memroute.footprint.weights import resolve_format
+from memroute.hierarchy import HOST_LINKS, HostLink, WeightsOffload, host_link_of
 from memroute.units import format_gib
 
 MAX_LOG_WEIGHTS_RATIO = 0.08
@@ -57,6 +58,10 @@ class Question:
     """What joins the devices of a node, by accelerator (``link_of``); not known where missing."""
     start_log: StartLog | None = None
     """What an engine of this model has logged: its overheads replace the laws."""
+    weights_on_host_bytes: int = 0
+    """Of each device's weights, what stays on the host and is read in every step."""
+    host_link: HostLink | None = None
+    """How a device reaches its host; None: as its data sheet says."""
 
     @property
     def shape(self) -> ReplicaShape:
@@ -69,6 +74,7 @@ class Question:
             kv_cache_dtype=self.kv_cache_dtype,
             tensor_parallel_size=self.tensor_parallel_size or 1,
             engine=self.engine,
+            weights_on_host_bytes=self.weights_on_host_bytes,
         )
 
 
@@ -191,6 +197,7 @@ def _option(
             context_tokens=question.prompt_tokens + question.output_tokens // 2,
             max_sequences=users,
             link=link_of(question.links.get(accelerator.name), accelerator),
+            host_read_seconds=_host_read_seconds(question, accelerator, size),
         )
     return Option(
         accelerator=accelerator,
@@ -207,6 +214,23 @@ def _option(
         longest_context_tokens=layout.longest_context_tokens(pool, question.max_context_tokens),
         throughput=throughput,
     )
+
+
+def _host_read_seconds(question: Question, accelerator: Accelerator, num_devices: int) -> float:
+    if not question.weights_on_host_bytes:
+        return 0.0
+    link = question.host_link or host_link_of(accelerator)
+    if link is None:
+        names = ", ".join(one.name for one in HOST_LINKS)
+        msg = (
+            f"no data sheet says how {accelerator.name} reaches its host: name it by --host-link "
+            f"({names})"
+        )
+        raise UnsupportedShapeError(msg)
+    offload = WeightsOffload(
+        bytes_per_device=question.weights_on_host_bytes, num_devices=num_devices
+    )
+    return offload.read_seconds(link)
 
 
 def _footprint(shape: ReplicaShape, log: StartLog | None) -> ReplicaFootprint:

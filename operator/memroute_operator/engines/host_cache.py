@@ -16,7 +16,7 @@ from typing import Any
 from memroute.catalog import accelerator_for_product
 from memroute.errors import UnsupportedShapeError
 from memroute.footprint import EngineType, ReplicaShape
-from memroute.hierarchy import host_link_of, kv_tier
+from memroute.hierarchy import HostLink, host_link_of, host_link_of_text, kv_tier
 from memroute.placement import Placed
 from memroute.units import GIB
 from memroute_kube.resources import ANNOTATION_HOST_KV_NANOSECONDS, ANNOTATION_HOST_KV_TOKENS
@@ -53,13 +53,21 @@ def host_cache_of(deployment: Deployment, placed: Placed) -> HostCache | None:
     if size is None or shape is None:
         return None
     tier = kv_tier(shape, size * GIB)
-    accelerator = accelerator_for_product(placed.product) if placed.product else None
-    link = None if accelerator is None else host_link_of(accelerator)
+    link = _link_of(placed)
     seconds = None
     if link is not None:
         shared = link.shared_by(placed.num_devices)
         seconds = tier.load_seconds(tier.chunk_tokens, shared) / tier.chunk_tokens
     return HostCache(size_gib=size, capacity_tokens=tier.capacity_tokens, token_seconds=seconds)
+
+
+def _link_of(placed: Placed) -> HostLink | None:
+    """As somebody has written on the node; else as the device's data sheet says."""
+    said = None if placed.host_link is None else host_link_of_text(placed.host_link)
+    if said is not None:
+        return said
+    accelerator = accelerator_for_product(placed.product) if placed.product else None
+    return None if accelerator is None else host_link_of(accelerator)
 
 
 def refusal(spec: Mapping[str, Any], engine: EngineType, shape: ReplicaShape | None) -> str | None:

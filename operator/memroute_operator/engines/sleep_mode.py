@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from memroute.catalog import accelerator_for_product
-from memroute.footprint import EngineType, ReplicaFootprint, host_request
+from memroute.footprint import EngineType, ReplicaFootprint
 from memroute.hierarchy import host_link_of
 from memroute.hierarchy.links import PCIE_3
 from memroute.hierarchy.sleep import DEVICE_REST_BYTES, Sleep, SleepLevel, sleep_of
 from memroute.placement import Placed, PlacementMode
-from memroute.units import GIB
 from memroute_kube.memory_words import PLACEMENT_MODES
 from memroute_kube.shapes import mapping
 from memroute_kube.words import Words
+from memroute_operator.engines import host_weights
 from memroute_operator.sleeping.mark import (
     ANNOTATION_SLEEPS,
     ANNOTATION_WAKE_SECONDS,
@@ -68,24 +68,6 @@ def rest_bytes(footprint: ReplicaFootprint) -> int:
     return min(DEVICE_REST_BYTES, footprint.total_bytes)
 
 
-def pinned_bytes(deployment: Deployment, footprint: ReplicaFootprint) -> int:
-    """Of its node's memory, the most that a replica may pin: KV cache there, and its sleep."""
-    found = (deployment.host_kv_cache_gib or 0) * GIB
-    mode = sleep_mode_of(deployment)
-    if mode is not None:
-        found += sleep_of(footprint, mode.level, PCIE_3).host_bytes_most
-    return found
-
-
-def host_bytes(deployment: Deployment, footprint: ReplicaFootprint) -> int:
-    """Memory that its pod asks its node for, where it pins any; 0 where it pins nothing.
-
-    What pins nothing is kube-scheduler's to judge alone, as it always was.
-    """
-    pinned = pinned_bytes(deployment, footprint)
-    return host_request(footprint).memory_bytes + pinned if pinned else 0
-
-
 def sleep_on(deployment: Deployment, placed: Placed) -> Sleep | None:
     """What sleeping does to a replica that is placed so; None where it never sleeps.
 
@@ -121,5 +103,10 @@ def refusal(spec: Mapping[str, Any], engine: EngineType) -> str | None:
             "spec.sleep is for placement.mode Shared: a whole device stays with the pod that the "
             "device plugin gave it to, so that sleeping frees it for nobody; share it, or leave "
             "spec.sleep out"
+        )
+    if host_weights.size_gib(spec):
+        return (
+            f"spec.sleep and spec.{host_weights.FIELD} are not known to go together in one "
+            f"engine: leave one of them out"
         )
     return None

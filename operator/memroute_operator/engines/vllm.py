@@ -9,7 +9,7 @@ from memroute.footprint import EngineType
 from memroute.placement import Placed, PlacementMode
 from memroute_kube.resources import ENGINE_PORT
 from memroute_kube.shapes import listed, mapping
-from memroute_operator.engines import sleep_mode
+from memroute_operator.engines import host_weights, sleep_mode
 from memroute_operator.engines.host_cache import FLAG, host_cache_of
 from memroute_operator.engines.reports import (
     MAX_BLOCK_SIZE_TOKENS,
@@ -114,6 +114,7 @@ class VLLM:
             arguments += [FLAG, str(host.size_gib)]
         if sleep_mode.sleep_on(deployment, placed) is not None:
             arguments.append(sleep_mode.FLAG)
+        arguments += host_weights.arguments(deployment)
         return arguments + list(deployment.engine_args)
 
     def environment(self, deployment: Deployment, placed: Placed) -> Variables:

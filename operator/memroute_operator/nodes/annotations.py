@@ -7,6 +7,7 @@ memroute.dev/device-count: "8"                    where the device plugin hands 
 memroute.dev/device-cordon: GPU-6f1c…,3           UUIDs (or their beginning) and indexes
 memroute.dev/ignored-xids: "63,94"                driver errors that are no reason to avoid a device
 memroute.dev/device-link: 17.4us-15GBps           what joins the devices (a label too)
+memroute.dev/host-link: 3.7us-55.1-56.4GBps       how each reaches the node's memory (a label too)
 ```
 """
 
@@ -14,8 +15,9 @@ from collections.abc import Mapping
 
 from memroute.bandwidth import is_link
 from memroute.catalog.accelerators import accelerator_for_product
+from memroute.hierarchy import host_link_of_text
 from memroute_kube.quantities import parse_count, parse_quantity
-from memroute_kube.resources import DEVICE_LINK, GROUP
+from memroute_kube.resources import DEVICE_LINK, GROUP, HOST_LINK
 from memroute_operator.nodes.facts import Fact, NodeFacts, Source
 
 DEVICE_MEMORY = f"{GROUP}/device-memory"
@@ -69,6 +71,17 @@ def bad_link(annotations: Mapping[str, str], labels: Mapping[str, str]) -> str |
     for text in (annotations.get(DEVICE_LINK), labels.get(DEVICE_LINK)):
         if text and not is_link(text):
             return f"{DEVICE_LINK}={text[:64]!r} is neither a name nor a measurement of a link"
+    for text in (annotations.get(HOST_LINK), labels.get(HOST_LINK)):
+        if text and host_link_of_text(text) is None:
+            return f"{HOST_LINK}={text[:64]!r} is neither a name nor a measurement of a link"
+    return None
+
+
+def read_host_link(annotations: Mapping[str, str], labels: Mapping[str, str]) -> str | None:
+    """How the node's devices reach its memory, likewise."""
+    for text in (annotations.get(HOST_LINK), labels.get(HOST_LINK)):
+        if text and host_link_of_text(text) is not None:
+            return text
     return None
 
 

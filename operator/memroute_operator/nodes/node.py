@@ -20,6 +20,7 @@ from memroute_operator.nodes.annotations import (
     ignored_xids,
     is_cordoned,
     read_annotations,
+    read_host_link,
     read_link,
 )
 from memroute_operator.nodes.facts import DeviceFacts, Fact, NodeFacts, Sharing, SliceFacts
@@ -166,6 +167,7 @@ class _NodeReader:
             notes=notes,
             link=read_link(self._annotations, self._labels),
             host_bytes=self._allocatable.get("memory"),
+            host_link=read_host_link(self._annotations, self._labels),
         )
 
     def _num_foreign(self, resource: str) -> int:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 
 from memroute.placement import Home, ReplicaKey, WantedReplica
 from memroute.sizing.occupancy import Occupancies
-from memroute_operator.engines.sleep_mode import host_bytes, rest_bytes, sleep_mode_of
+from memroute_operator.engines.host_memory import host_bytes
+from memroute_operator.engines.sleep_mode import rest_bytes, sleep_mode_of
 from memroute_operator.plan.actions import PlanContext
 from memroute_operator.plan.keeping import Keeping, num_old
 from memroute_operator.pod.pod_names import replica_key

@@ -27,6 +27,7 @@ from memroute_operator.adapters.pod import (
 )
 from memroute_operator.engines import sleep_mode
 from memroute_operator.engines.host_cache import host_cache_of
+from memroute_operator.engines.host_memory import pinned_bytes
 from memroute_operator.engines.registry import Drain, engine_of
 from memroute_operator.engines.seam import SHARED_MEMORY, ports
 from memroute_operator.pod.pod_defaults import (
@@ -273,7 +274,7 @@ def _engine_container(
     container["resources"] = resources(
         deployment.footprint_on(placed.product),
         devices,
-        pinned_bytes=sleep_mode.pinned_bytes(deployment, deployment.footprint_on(placed.product)),
+        pinned_bytes=pinned_bytes(deployment, deployment.footprint_on(placed.product)),
     )
     container["securityContext"] = security_context()
     return container

@@ -65,6 +65,8 @@ def calibration_key(spec: Mapping[str, Any], product: str, image: str) -> Calibr
     for name in TUNING_FIELDS:
         if engine.get(name) is not None:
             flags[name] = engine[name]
+    if memory.get("weightsOnHostGiB"):
+        flags["weightsOnHostGiB"] = memory["weightsOnHostGiB"]
     if (slots := slots_of(spec)) is not None:
         flags["adapterSlots"] = [slots.max_adapters, slots.max_rank]
     for name, value in (

@@ -8,7 +8,7 @@ from memroute.footprint import Calibration, CalibrationKey
 from memroute.placement import Node
 from memroute_kube import KubeObject
 from memroute_kube.resources import object_key
-from memroute_operator.engines import host_cache, owned_variables, sleep_mode
+from memroute_operator.engines import host_cache, host_weights, owned_variables, sleep_mode
 from memroute_operator.engines.registry import engine_of
 from memroute_operator.readings.calibrations import (
     EngineReport,
@@ -123,6 +123,7 @@ def _read_checked(obj: KubeObject, settings: WeightsSettings) -> Deployment:
     # Where the size is not known, what the engine needs to be told may be why.
     refusal = host_cache.refusal(obj["spec"], deployment.engine, deployment.shape)
     refusal = refusal or sleep_mode.refusal(obj["spec"], deployment.engine)
+    refusal = refusal or host_weights.refusal(obj["spec"], deployment.engine)
     refusal = refusal or engine_of(deployment.engine).refusal(obj["spec"])
     refusal = refusal or owned_variables.refusal(deployment.engine, obj["spec"])
     if refusal is None:

@@ -19,6 +19,7 @@ from memroute.footprint import (
 )
 from memroute.footprint.gguf_facts import architecture_of
 from memroute.footprint.replica import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
+from memroute.units import GIB
 from memroute_hub import HubError, ModelName, checked_name, is_commit
 from memroute_kube import KubeObject
 from memroute_kube.memory_words import ENGINE_TYPES, EXECUTIONS, KV_CACHE_DTYPES, QUANTIZATIONS
@@ -196,6 +197,12 @@ def _shape(spec: dict[str, Any], source: HubSource, pin: ModelPin | None) -> Rep
         is_eager=EXECUTIONS.read(engine.get("execution") or EXECUTIONS.default),
         max_adapters=adapters.max_adapters,
         max_adapter_rank=adapters.max_rank,
+        # Other engines are refused by ``engines.host_weights``, in its words.
+        weights_on_host_bytes=(
+            int(memory.get("weightsOnHostGiB") or 0) * GIB
+            if engine_of_spec(spec) is EngineType.VLLM
+            else 0
+        ),
     )
 
 

@@ -92,6 +92,7 @@ def started_with(spec: Mapping[str, Any]) -> dict[str, Any]:
         "hostKVCacheGiB": memory.get("hostKVCacheGiB"),
         # When it falls asleep reaches no engine; that it can, and how deep, does.
         "sleep": (spec.get("sleep") or {}).get("level"),
+        "weightsOnHostGiB": memory.get("weightsOnHostGiB"),
         "tensorParallelSize": spec["parallelism"]["tensorParallelSize"],
         "mode": mode,
         "podTemplate": _template(spec.get("template")),

@@ -6,6 +6,7 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from memroute.traffic.admission import AdmissionSettings, hangs
+from memroute.traffic.prefixes import Tier
 from memroute_router.metrics.families import (
     SteppedCollector,
     gauge,
@@ -34,6 +35,7 @@ _GAUGES: Final = {
     "prefill_tokens_per_second": "How fast it computes prompts, as learned.",
     "step_seconds": "Time per token of the answers there, of late.",
     "kv_event_blocks": "Cached blocks that the replica has told of.",
+    "kv_event_host_blocks": "The same of blocks on its host.",
     "engine_requests_running": "Requests that the engine says it runs.",
     "engine_requests_waiting": "Requests that the engine says wait there.",
 }
@@ -95,6 +97,7 @@ def _values(
     ledger, reading, is_out = replica.ledger, replica.ledger.reading, replica.health.is_out
     blocks = pool.dispatcher.cached.blocks
     follows = blocks.follows(replica.info.key)
+    tells_host = blocks.offloaded.tells(replica.info.key)
     read_at = ledger.read_at_seconds
     hung = hangs(ledger, settings=limits, is_on_trial=is_out, now_seconds=now_seconds)
     return [
@@ -114,6 +117,7 @@ def _values(
         1.0 / ledger.speed.token_seconds,
         ledger.steps.mean_seconds,
         float(blocks.num_blocks(replica.info.key)) if follows else None,
+        float(blocks.num_blocks(replica.info.key, Tier.HOST)) if tells_host else None,
         None if reading is None else _number(reading.num_requests_running),
         None if reading is None else _number(reading.num_requests_waiting),
         float(replica.num_failed_readings),

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from memroute.traffic.dispatch.ask import REPLICA, ROOM, WAKE, Ask
 from memroute.traffic.dispatch.request_pool import Waiter
+from memroute.traffic.prefixes import Tier
 from memroute.traffic.replica import ReplicaSleep, SleepPhase
 from memroute_router.access.share_line import PLACE, ShareLines
 from memroute_router.lifecycle.isolation import Isolation
@@ -150,6 +151,11 @@ def _replica(pool: Pool, replica: Replica, now_seconds: float) -> dict[str, Any]
         "ceiling_ratio": round(ledger.limits.ceiling_ratio, 3),
         "kv_event_blocks": (
             blocks.num_blocks(replica.info.key) if blocks.follows(replica.info.key) else None
+        ),
+        "kv_event_host_blocks": (
+            blocks.num_blocks(replica.info.key, Tier.HOST)
+            if blocks.offloaded.tells(replica.info.key)
+            else None
         ),
         "running_limit": ledger.limits.running_limit,
         "num_in_flight": ledger.num_in_flight,

@@ -10,6 +10,10 @@ live events, by sequence number ─┬─ the next one: applied
 
 Three frames: topic, sequence (8 bytes, big-endian), msgpack ``[time, [events], rank]``. Events are
 arrays up to vLLM 0.22 and maps since 0.25; both are read, what is unknown is passed over.
+
+Events of other media than the device's tell what its host has, and storage (``prefixes.tiers``). A
+medium that nobody knows counts as storage. ``AllBlocksCleared`` clears the device; vLLM sends it
+with and without ``reset_connector`` and does not say which, so that what the host had is doubted.
 """
 
 import asyncio
@@ -24,7 +28,7 @@ import orjson
 import zmq
 import zmq.asyncio
 
-from memroute.traffic.prefixes import BlockIndex, chain_root
+from memroute.traffic.prefixes import BlockIndex, Tier, chain_root, tier_of
 from memroute_router.http.client import EngineConnection, LossCause
 from memroute_router.http.deadlines import monotonic
 from memroute_router.http.engine_pool import EnginePool
@@ -42,7 +46,6 @@ _STORED_FIELDS = ("block_hashes", "parent_block_hash", "token_ids", "block_size"
 _REMOVED_FIELDS = ("block_hashes", "medium", "group_idx")
 # How names of blocks begin that are not of the first rank; hashes of 32 bytes do not.
 _RANK = b"rank "
-_GPU = frozenset({None, "GPU"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,36 +90,59 @@ def apply_events(index: BlockIndex, replica: str, events: Sequence[Any], *, rank
     num_applied = 0
     for event in events:
         kind, told = _named(event)
-        if told.get("medium") not in _GPU or told.get("group_idx") not in {None, 0}:
-            # Offloaded blocks have to be fetched first; of several groups the first is whole.
-            continue
+        if told.get("group_idx") not in {None, 0}:
+            continue  # of several groups the first is whole
         names = [_name(rank, value) for value in told.get("block_hashes") or ()]
+        tier = tier_of(told.get("medium"), told.get("locality"))
         if kind == "BlockStored":
-            adapter = told.get("lora_name")
-            parent = told.get("parent_block_hash")
-            index.stored(
-                replica,
-                names,
-                parent=None if parent is None else _name(rank, parent),
-                token_ids=told.get("token_ids") or (),
-                block_tokens=int(told.get("block_size") or 0),
-                # An adapter's name stands there too.
-                salts=() if adapter else told.get("extra_keys") or (),
-                root=chain_root(adapter) if isinstance(adapter, str) else 0,
-            )
+            _stored(index, replica, tier, names, told, rank=rank)
         elif kind == "BlockRemoved":
-            index.removed(replica, names)
+            index.removed(replica, names, tier)
         elif kind == "AllBlocksCleared":
-            forget_rank(index, replica, rank)
+            names = _names_of(index, replica, rank)
+            index.emptied(replica, names, None if told.get("medium") is None else tier)
         else:
             continue
         num_applied += 1
     return num_applied
 
 
+def _stored(
+    index: BlockIndex,
+    replica: str,
+    tier: Tier,
+    names: list[int | bytes],
+    told: dict[str, Any],
+    *,
+    rank: int,
+) -> None:
+    adapter = told.get("lora_name")
+    parent = told.get("parent_block_hash")
+    parent_name = None if parent is None else _name(rank, parent)
+    token_ids = told.get("token_ids") or ()
+    block_tokens = int(told.get("block_size") or 0)
+    # An adapter's name stands there too.
+    salts = () if adapter else told.get("extra_keys") or ()
+    root = chain_root(adapter) if isinstance(adapter, str) else 0
+    if tier is Tier.DEVICE:
+        index.stored(
+            replica, names, parent=parent_name, token_ids=token_ids, block_tokens=block_tokens,
+            salts=salts, root=root,
+        )  # fmt: skip
+    else:
+        index.offloaded_to(
+            replica, tier, names, parent=parent_name, token_ids=token_ids,
+            block_tokens=block_tokens, salts=salts, root=root,
+        )  # fmt: skip
+
+
 def forget_rank(index: BlockIndex, replica: str, rank: int) -> None:
-    """The cache of one rank is empty; the others' are not."""
-    index.removed(replica, [name for name in index.names(replica) if _rank_of(name) == rank])
+    """The cache of one rank is empty, on its host too; the others' are not."""
+    index.dropped(replica, _names_of(index, replica, rank))
+
+
+def _names_of(index: BlockIndex, replica: str, rank: int) -> list[int | bytes]:
+    return [name for name in index.names(replica) if _rank_of(name) == rank]
 
 
 class KVEventFollower:
@@ -240,6 +266,7 @@ class _RankReader:
         if sequence <= self._last and batch[0] > self._last_time:
             # Counted from the start again: a new engine, with an empty cache.
             forget_rank(self._index, self._replica, self._source.rank)
+            self._index.began(self._replica, self._source.rank)
             self._last = -1
         if sequence <= self._last:
             return  # replayed already
@@ -249,6 +276,7 @@ class _RankReader:
             if sequence > self._last + 1:
                 # What was lost cannot be had again: only what comes from here on is known.
                 forget_rank(self._index, self._replica, self._source.rank)
+                self._index.missed(self._replica, self._source.rank)
         self._apply(sequence, batch)
 
     async def _replay(self, first: int, *, before: int | None = None) -> None:
@@ -274,6 +302,8 @@ class _RankReader:
             socket.close(linger=0)
 
     def _apply(self, sequence: int, batch: list[Any]) -> None:
+        if sequence > 0 and self._last < 0:
+            self._index.missed(self._replica, self._source.rank)
         self._last, self._last_time = sequence, batch[0]
         apply_events(self._index, self._replica, batch[1], rank=self._source.rank)
 

@@ -23,6 +23,7 @@ from memroute_simulator.engine.endings import ENDINGS
 from memroute_simulator.engine.kv_events import KVEventsConfig, KVEventsConfigError
 from memroute_simulator.engine.metrics import MetricsDialect
 from memroute_simulator.engine.model import SchedulingPolicy
+from memroute_simulator.engine.offloading import OffloadingConfig, OffloadingConfigError
 from memroute_simulator.engine.spec import EngineKind, EngineSpec
 
 LOGGER = logging.getLogger(__name__)
@@ -50,8 +51,10 @@ class EngineArguments:
     max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS
     gpu_memory_utilization: float = DEFAULT_GPU_MEMORY_UTILIZATION
     kv_cache_memory_bytes: int | None = None
-    kv_offloading_size_gib: float | None = None
+    offloading: OffloadingConfig | None = None
     """KV cache on the host; kept by models with one kind of cache alone, here."""
+    cpu_offload_gib: float = 0.0
+    """Of each device's weights, what stays on the host."""
     kv_cache_dtype: KVCacheDtype = KVCacheDtype.AUTO
     block_size: int | None = None
     enforce_eager: bool = False
@@ -145,16 +148,24 @@ class EngineArguments:
             long_prefill_token_threshold=self.long_prefill_token_threshold,
             max_adapters=self.max_loras if self.enable_lora else None,
             adapter_rank=self.max_lora_rank,
+            weights_on_host_bytes=int(self.cpu_offload_gib * GIB),
         )
-        if not self.kv_offloading_size_gib:
+        offloading = self.offloading
+        if offloading is None:
             return spec
-        tiered = replace(spec, host_kv_bytes=int(self.kv_offloading_size_gib * GIB))
         try:
+            tiered = replace(
+                spec,
+                host_kv_bytes=offloading.size_bytes,
+                host_blocks_per_chunk=offloading.chunk_blocks(spec.layout.block_size_tokens),
+            )
             _ = tiered.host_limits
         except UnsupportedShapeError as error:
             # A real engine would keep it; here it serves on without.
-            LOGGER.warning("--kv-offloading-size is ignored: %s", error)
+            LOGGER.warning("KV cache on the host is ignored: %s", error)
             return spec
+        except OffloadingConfigError as error:
+            raise SystemExit(str(error)) from None
         return tiered
 
     def standalone_spec(self) -> EngineSpec:
@@ -204,6 +215,8 @@ def engine_parser() -> argparse.ArgumentParser:
     add("--gpu-memory-utilization", type=float, default=DEFAULT_GPU_MEMORY_UTILIZATION)
     add("--kv-cache-memory-bytes", type=int)
     add("--kv-offloading-size", dest="kv_offloading_size_gib", type=float)
+    add("--kv-transfer-config", metavar="JSON", help="of the OffloadingConnector alone")
+    add("--cpu-offload-gb", dest="cpu_offload_gib", type=float, default=0.0)
     add("--kv-cache-dtype", type=KVCacheDtype, default=KVCacheDtype.AUTO)
     add("--block-size", type=int)
     add("--enforce-eager", action=argparse.BooleanOptionalAction, default=False)
@@ -276,6 +289,12 @@ def parse_arguments(argv: Sequence[str]) -> EngineArguments:
     try:
         known["kv_events"] = KVEventsConfig.parse(events) if events else None
     except KVEventsConfigError as error:
+        parser.error(str(error))
+    try:
+        known["offloading"] = OffloadingConfig.parse(
+            known.pop("kv_offloading_size_gib"), known.pop("kv_transfer_config")
+        )
+    except OffloadingConfigError as error:
         parser.error(str(error))
     known["adapters"] = _pairs(parser, known.pop("lora_modules"), "--lora-modules")
     known["faults"] = _pairs(parser, known["faults"], "--simulator-fault")

@@ -3,6 +3,9 @@
 Three frames: topic, sequence (8 bytes, big-endian), msgpack ``[ts, [events], rank]``; events
 are maps since 0.25, arrays before. An endpoint with ``*`` is bound, any other is connected to:
 then the subscriber binds. Each rank has the endpoint's port plus its rank.
+
+A chunk on the host is told once its copy has ended, behind the device's events of the step: by the
+hash of its last block alone, or with all that a block of the device has where that is asked for.
 """
 
 import json
@@ -19,6 +22,8 @@ from memroute_simulator.engine.model import (
     BlockEvent,
     BlocksCleared,
     BlocksStored,
+    EngineRequest,
+    HostEvent,
     TokenContent,
 )
 
@@ -62,9 +67,22 @@ class KVEventsConfig:
 class KVEventPublisher:
     """Publishes the events of all ranks. Owns its sockets; close it."""
 
-    def __init__(self, config: KVEventsConfig, *, num_ranks: int, block_size_tokens: int) -> None:
+    def __init__(
+        self,
+        config: KVEventsConfig,
+        *,
+        num_ranks: int,
+        block_size_tokens: int,
+        host_blocks_per_chunk: int = 1,
+        describes_host: bool = False,
+    ) -> None:
+        """``describes_host``: ``self_describing_kv_events`` of the connector."""
         self.config = config
         self._block_size = block_size_tokens
+        self._chunk_blocks = host_blocks_per_chunk
+        self._describes_host = describes_host
+        self._on_host: list[dict[int, list[int]]] = [{} for _ in range(num_ranks)]
+        """What chunks were called when they came: they go by the same hashes."""
         self._context = zmq.asyncio.Context()
         self._sockets: list[zmq.asyncio.Socket] = []
         self._pending: list[list[Any]] = [[] for _ in range(num_ranks)]
@@ -85,6 +103,36 @@ class KVEventPublisher:
     def on_event(self, rank: int, event: BlockEvent) -> None:
         """An event of the step that is running."""
         self._pending[rank].append(self._encoded(event))
+
+    def on_host_event(self, rank: int, event: HostEvent) -> None:
+        """Chunks that came to the rank's host, or went. Maps, as in every release that has it."""
+        told = self._on_host[rank]
+        if event.is_removed:
+            hashes = [one for key in event.keys for one in told.pop(key, ())]
+            if hashes:
+                removed = {"type": "BlockRemoved", "block_hashes": hashes, "medium": "CPU"}
+                self._pending[rank].append(removed | {"group_idx": 0})
+            return
+        request, size = event.request, self._chunk_blocks
+        if request is None:
+            return
+        for chunk, key in zip(event.chunks, event.keys, strict=True):
+            first, last = chunk * size, (chunk + 1) * size
+            begin = first if self._describes_host else last - 1
+            hashes = self._hashes(request, begin, last)
+            told[key] = hashes
+            if self._describes_host:
+                stored = self._stored(request, first, hashes, group=0, medium="CPU")
+                # The connector passes no keys of images on.
+                self._pending[rank].append(stored | {"extra_keys": None})
+            else:
+                self._pending[rank].append(
+                    {
+                        "type": "BlockStored", "block_hashes": hashes, "parent_block_hash": None,
+                        "token_ids": [], "block_size": 0, "lora_id": None, "medium": "CPU",
+                        "lora_name": None, "group_idx": 0,
+                    }
+                )  # fmt: skip
 
     def publish(self) -> None:
         """The step has ended: send what it changed."""
@@ -146,28 +194,38 @@ class KVEventPublisher:
                 return ["BlockRemoved", hashes]
             removed = {"type": "BlockRemoved", "block_hashes": hashes, "medium": "GPU"}
             return removed | {"group_idx": event.group}
-        request, first, size = event.request, event.first_block, self._block_size
-        parent = request.content.keys(first - 1, first, size)[0] & _HASH_MASK if first else None
         hashes = [key & _HASH_MASK for key in event.keys]
-        content = request.content
+        stored = self._stored(
+            event.request, event.first_block, hashes, group=event.group, medium="GPU"
+        )
+        if self.config.as_arrays:
+            parent, tokens = stored["parent_block_hash"], stored["token_ids"]
+            return ["BlockStored", hashes, parent, tokens, self._block_size, None]
+        return stored
+
+    def _stored(
+        self, request: EngineRequest, first: int, hashes: list[int], *, group: int, medium: str
+    ) -> dict[str, Any]:
+        """The payload with tokens, of a request's blocks from ``first`` on."""
+        size, content = self._block_size, request.content
         if not isinstance(content, TokenContent):
             msg = "KV events need prompts by their tokens"
             raise TypeError(msg)
-        tokens = content.token_ids(first * size, (first + len(hashes)) * size)
-        if self.config.as_arrays:
-            return ["BlockStored", hashes, parent, tokens, size, None]
         return {
             "type": "BlockStored",
             "block_hashes": hashes,
-            "parent_block_hash": parent,
-            "token_ids": tokens,
+            "parent_block_hash": self._hashes(request, first - 1, first)[0] if first else None,
+            "token_ids": content.token_ids(first * size, (first + len(hashes)) * size),
             "block_size": size,
             "lora_id": None,
-            "medium": "GPU",
+            "medium": medium,
             "lora_name": request.adapter,
             "extra_keys": [None] * len(hashes),
-            "group_idx": event.group,
+            "group_idx": group,
         }
+
+    def _hashes(self, request: EngineRequest, first: int, last: int) -> list[int]:
+        return [key & _HASH_MASK for key in request.content.keys(first, last, self._block_size)]
 
 
 def _with_port(endpoint: str, rank: int) -> str:

@@ -317,6 +317,8 @@ class PacedEngine:
             plan, rank.plan = rank.plan, None
             result = rank.scheduler.complete(plan, now)
             self.metrics.ranks[index].on_step(rank.scheduler, plan, result)
+            if self.metrics.host is not None:
+                self.metrics.host.on_step(index)
             for request in result.emitted:
                 stream = self._streams.get(request)
                 if stream is not None:
@@ -333,7 +335,7 @@ class PacedEngine:
             stream.first_token_seconds = now
             self.metrics.on_first_token(
                 rank, now - stream.arrived_seconds, request.num_prompt_tokens,
-                request.num_hit_tokens,
+                request.num_hit_tokens, request.num_host_hit_tokens,
             )  # fmt: skip
         else:
             self.metrics.ranks[rank].itl.observe(now - stream.last_token_seconds)

@@ -1,7 +1,7 @@
 """What engine is simulated: model, accelerator, flags. Everything else follows from it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 
@@ -23,7 +23,7 @@ from memroute.footprint.architecture import MixtureOfExperts
 from memroute.footprint.replica import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
 from memroute.footprint.weights import adapter_bytes_per_rank
 from memroute.footprint.weights.sharding import SINGLE
-from memroute.hierarchy import HostLink, host_link_of, kv_tier
+from memroute.hierarchy import HostLink, WeightsOffload, host_link_of, kv_tier
 from memroute_simulator.engine.model import (
     BlockEvent,
     HostTier,
@@ -76,8 +76,12 @@ class EngineSpec:
     """What joins the cards of its node: a name or a measurement (``link_of``); None: not known."""
     host_kv_bytes: int | None = None
     """KV cache on the host of each data-parallel rank (``--kv-offloading-size``); None: none."""
+    host_blocks_per_chunk: int = 1
+    """Blocks that are moved, looked up and evicted as one (``blocks_per_chunk``)."""
     host_link: HostLink | None = None
     """How a device reaches its host; None: as its data sheet says."""
+    weights_on_host_bytes: int = 0
+    """Of each device's weights, what is read from the host in every step (``--cpu-offload-gb``)."""
 
     @property
     def context_tokens(self) -> int:
@@ -118,6 +122,7 @@ class EngineSpec:
                 max_adapters=self.max_adapters or 0,
                 max_adapter_rank=self.adapter_rank,
                 is_eager=self.is_eager,
+                weights_on_host_bytes=self.weights_on_host_bytes,
             )
         )
 
@@ -143,8 +148,8 @@ class EngineSpec:
 
     @cached_property
     def step_time(self) -> StepTime:
-        """How long a step takes."""
-        return StepTime.of(
+        """How long a step takes. Raises ``UnsupportedShapeError`` where a link is not known."""
+        law = StepTime.of(
             self.architecture,
             self.accelerator,
             quantization=self.quantization,
@@ -163,6 +168,13 @@ class EngineSpec:
             link=link_of(self.link, self.accelerator),
             is_eager=self.is_eager,
         )
+        if not self.weights_on_host_bytes:
+            return law
+        offload = WeightsOffload(
+            bytes_per_device=self.weights_on_host_bytes,
+            num_devices=self.parallelism.num_devices,
+        )
+        return replace(law, host_read_seconds=offload.read_seconds(self._known_host_link()))
 
     @property
     def prefill_tokens_per_second(self) -> float:
@@ -195,10 +207,7 @@ class EngineSpec:
         if self.kind is not EngineKind.VLLM or len(groups) != 1 or groups[0].reach_tokens:
             msg = "KV cache on the host is simulated for vLLM, and models with one kind of cache"
             raise UnsupportedShapeError(msg)
-        link = self.host_link or host_link_of(self.accelerator)
-        if link is None:
-            msg = f"no data sheet says how {self.accelerator.name} reaches its host: name the link"
-            raise UnsupportedShapeError(msg)
+        link = self._known_host_link()
         parallelism = self.parallelism
         tier = kv_tier(
             ReplicaShape(
@@ -211,6 +220,7 @@ class EngineSpec:
                 block_size_tokens=self.block_size_tokens,
             ),
             self.host_kv_bytes,
+            blocks_per_chunk=self.host_blocks_per_chunk,
         )
         shared = link.shared_by(parallelism.num_devices)
         return HostTierLimits(
@@ -220,6 +230,13 @@ class EngineSpec:
             load_seconds=tier.load_seconds(tier.chunk_tokens, shared),
             store_seconds=tier.store_seconds(tier.chunk_tokens, shared),
         )
+
+    def _known_host_link(self) -> HostLink:
+        link = self.host_link or host_link_of(self.accelerator)
+        if link is None:
+            msg = f"no data sheet says how {self.accelerator.name} reaches its host: name the link"
+            raise UnsupportedShapeError(msg)
+        return link
 
     def schedulers(
         self,

@@ -13,6 +13,7 @@ from memroute.bandwidth import SharingMechanism
 from memroute_simulator.engine.spec import EngineSpec
 from memroute_simulator.virtual.card import SharedCard
 from memroute_simulator.virtual.clients import Client
+from memroute_simulator.virtual.kv_events import EventFeed, Hears
 from memroute_simulator.virtual.loop import VirtualLoop
 from memroute_simulator.virtual.mix import PLAIN, TrafficMix
 from memroute_simulator.virtual.outcome import Outcome, OutcomeStatus
@@ -228,6 +229,9 @@ class Cluster:
         return self._num_open > 0
 
     def _router_leaves(self, name: str) -> None:
+        for router in self.routers:
+            if router.name == name:
+                router.hear_no_more()
         self.routers = [router for router in self.routers if router.name != name]
         if self.network is not None:
             self.network.leave(name)
@@ -243,13 +247,18 @@ class Cluster:
         self.routers.append(router)
 
     def _add_replica(self, spec: EngineSpec, card: SharedCard | None = None) -> VirtualReplica:
+        name, hears = str(len(self.replicas)), self.fleet.router.hears
+        feed = None
+        if hears is not Hears.NOTHING:
+            feed = EventFeed(self.loop, replica=name, hears=hears)
         replica = VirtualReplica(
             self.loop,
-            spec.schedulers(),
+            spec.schedulers(on_event=None if feed is None else feed.on_event),
             spec.step_time,
-            name=str(len(self.replicas)),
+            name=name,
             steps_together=spec.steps_together,
             card=card,
+            feed=feed,
         )
         self.replicas.append(replica)
         for router in self.routers:

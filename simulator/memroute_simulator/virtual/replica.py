@@ -15,6 +15,7 @@ from memroute.bandwidth import StepBatch, StepTime
 from memroute.traffic.replica import HostCache
 from memroute_simulator.engine.model import EngineRequest, Scheduler, StepPlan
 from memroute_simulator.virtual.card import SharedCard
+from memroute_simulator.virtual.kv_events import EventFeed
 from memroute_simulator.virtual.loop import VirtualLoop
 
 RANK_BALANCE_SECONDS = 0.1
@@ -79,10 +80,12 @@ class VirtualReplica:
         steps_together: bool = False,
         ingest_seconds: float = 0.0,
         card: SharedCard | None = None,
+        feed: EventFeed | None = None,
     ) -> None:
         """``ingest_seconds``: HTTP and tokenizing before the engine sees a request.
 
-        ``card``: what it shares with other engines; None for a card of its own.
+        ``card``: what it shares with other engines; None for a card of its own. ``feed``: its KV
+        events, where anybody hears them.
         """
         self.name = name
         self.step_time = step_time
@@ -97,8 +100,12 @@ class VirtualReplica:
         self._steps_together = steps_together
         self._ingest_seconds = ingest_seconds
         self._card = card
+        self.feed = feed
         self.on_step: list[Callable[[], None]] = []
         """Called when a step has ended: streams show it by their tokens."""
+        if feed is not None:
+            feed.follow(schedulers)
+            self.on_step.append(feed.step_ended)
         self._tickets: dict[EngineRequest, Ticket] = {}
         self._is_frozen = False
         self._generation = 0

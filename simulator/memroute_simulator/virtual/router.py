@@ -32,6 +32,7 @@ from memroute.traffic.replica import ReplicaReading, Reservation, max_age_second
 from memroute.traffic.request import RequestProfile
 from memroute.traffic.routing import POLICY_NAMES, SEES_PREFIXES
 from memroute_simulator.engine.model import EngineRequest, SegmentedContent
+from memroute_simulator.virtual.kv_events import Hears, told_keys
 from memroute_simulator.virtual.loop import VirtualLoop
 from memroute_simulator.virtual.mix import TrafficMix
 from memroute_simulator.virtual.outcome import Outcome, OutcomeStatus
@@ -77,6 +78,8 @@ class RouterSettings:
     queue: QueueLimits = field(default_factory=QueueLimits)
     sees_hosts: bool = True
     """Whether KV cache on the hosts of engines counts; a study's baseline does without."""
+    hears: Hears = Hears.NOTHING
+    """Which KV events the shipped index hears (``--kv-events``); what is not told is guessed."""
     tells_tenants: bool = False
     """Whether requests are told apart by tenant, as with ``--tenants``."""
 
@@ -231,12 +234,22 @@ class VirtualRouter:
             ledger.host = replica.host_cache
         self._sent[replica] = {}
         self.pool.join(Backend(ledger), replica)
+        if self._guesses and replica.feed is not None:
+            replica.feed.join(self.dispatcher.cached.blocks, self.settings.network_seconds)
         replica.on_step.append(lambda: self._stepped(replica))
         if self._is_running():
             self._start(replica)
 
+    def hear_no_more(self) -> None:
+        """It leaves: events are not for it."""
+        for replica in self.pool.replicas.values():
+            if replica.feed is not None:
+                replica.feed.leave(self.dispatcher.cached.blocks)
+
     def remove_replica(self, replica: VirtualReplica) -> None:
         """Send nothing more to it."""
+        if replica.feed is not None:
+            replica.feed.leave(self.dispatcher.cached.blocks)
         self.pool.leave(replica.name)
 
     def start_scraping(self) -> None:
@@ -422,6 +435,7 @@ class VirtualRouter:
             # To vLLM smaller is served first, to memroute greater.
             priority=-asked.priority,
             prefix=self._prefix(outcome) if self._guesses else (),
+            blocks=self._blocks(outcome) if self._guesses else (),
             tokens_per_block=GUESSED_BLOCK_TOKENS,
         )
 
@@ -432,6 +446,15 @@ class VirtualRouter:
         content = SegmentedContent(asked.prompt, asked.output_id)
         keys = content.keys(0, num_blocks, GUESSED_BLOCK_TOKENS)
         return tuple([(key ^ key >> KEY_BITS) & KEY_MASK for key in keys])
+
+    def _blocks(self, outcome: Outcome) -> tuple[int, ...]:
+        """The prompt's blocks as replicas tell of them; none where nobody hears."""
+        size = self.dispatcher.cached.blocks.block_tokens
+        if self.settings.hears is Hears.NOTHING or not size:
+            return ()
+        asked = outcome.asked
+        content = SegmentedContent(asked.prompt, asked.output_id)
+        return told_keys(content.keys(0, asked.num_prompt_tokens // size, size), size)
 
     def _find_hits(self, waiter: Waiter[VirtualReplica]) -> dict[str, int]:
         if not isinstance(waiter, _Attempt):

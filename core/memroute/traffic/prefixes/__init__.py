@@ -5,6 +5,7 @@ from memroute.traffic.prefixes.guessed_prefixes import PrefixIndex
 from memroute.traffic.prefixes.rendezvous import OtherRouters, Rendezvous, text_key
 from memroute.traffic.prefixes.reported_blocks import BlockIndex, block_keys, chain_root
 from memroute.traffic.prefixes.sessions import SessionIndex, session_key
+from memroute.traffic.prefixes.tiers import Tier, tier_of
 
 __all__ = [
     "BlockIndex",
@@ -13,8 +14,10 @@ __all__ = [
     "PrefixIndex",
     "Rendezvous",
     "SessionIndex",
+    "Tier",
     "block_keys",
     "chain_root",
     "session_key",
     "text_key",
+    "tier_of",
 ]

@@ -6,7 +6,7 @@ There are three sources, and the greatest counts for a replica:
 * blocks that it reports by KV events (``BlockIndex``); there they replace the guess;
 * the named session that it served last (``SessionIndex``).
 
-What only a replica's host has counts at its worth (``HostPrefixes``).
+What only a replica's host has, or storage, counts at its worth (``HostPrefixes``).
 
 Where other routers are not heard, what they may have sent is estimated as well (``Rendezvous``).
 """
@@ -91,7 +91,7 @@ class CachedPrompts:
             if last is not None:
                 replica, num_tokens = last
                 hits[replica] = max(hits.get(replica, 0), min(most, num_tokens))
-        self._hosts.credit(profile, hits, among)
+        self._hosts.credit(profile, hits, among, self.blocks)
         unheard = self._others.unheard_ratio
         if unheard > 0.0:
             self._agree(profile, hits, among, unheard)
@@ -112,7 +112,7 @@ class CachedPrompts:
                 ends=profile.block_ends,
                 tokens_per_block=profile.tokens_per_block,
             )
-            self._hosts.sent(ledger, profile)
+            self._hosts.sent(ledger, profile.prefix, profile.tokens_per_block, profile.block_ends)
         if profile.blocks:
             self.blocks.sent(ledger.replica, profile.prefix)
         if profile.session:
@@ -130,6 +130,7 @@ class CachedPrompts:
         """Another router has sent a prompt to a replica; returns what ``sent`` does."""
         if not prefix or not tokens_per_block:
             return 0
+        self._hosts.sent(ledger, tuple(prefix), tokens_per_block)
         return self._prefixes.insert(
             ledger.replica,
             tuple(prefix),

@@ -47,9 +47,10 @@ class BlockHolders:
 
     __slots__ = ("_bits", "_holders")
 
-    def __init__(self) -> None:
+    def __init__(self, bits: ReplicaBits | None = None) -> None:
+        """``bits``: which replica is which, where several such sets are read together."""
         self._holders: dict[int, int] = {}
-        self._bits = ReplicaBits()
+        self._bits = bits or ReplicaBits()
 
     def __len__(self) -> int:
         return len(self._holders)
@@ -73,6 +74,10 @@ class BlockHolders:
             depth += 1
         self._bits.note(found, left, depth)
         return found
+
+    def of(self, key: int) -> int:
+        """The replicas that have the block, as bits."""
+        return self._holders.get(key, 0)
 
     def bit(self, replica: str) -> int:
         """The replica's bit; taken now when it has none."""

@@ -62,11 +62,14 @@ class EngineServer:
         faults = Faults()
         faults.update(arguments.faults)
         self.publisher = None
+        offloading = arguments.offloading
         if arguments.kv_events is not None:
             self.publisher = KVEventPublisher(
                 arguments.kv_events,
                 num_ranks=spec.parallelism.data_parallel_size,
                 block_size_tokens=spec.layout.block_size_tokens,
+                host_blocks_per_chunk=spec.host_blocks_per_chunk,
+                describes_host=offloading is not None and offloading.describes_events,
             )
         self.engine = PacedEngine(
             spec,
@@ -76,12 +79,17 @@ class EngineServer:
                 model_name=arguments.served_model_names[0],
                 utilization_ratio=arguments.gpu_memory_utilization,
                 kv_cache_memory_bytes=arguments.kv_cache_memory_bytes,
+                shows_host_size=offloading is None or offloading.is_shown,
             ),
             faults=faults,
             time_scale=arguments.time_scale,
             on_event=self._on_event if self.publisher else None,
-            on_step=self.publisher.publish if self.publisher else None,
+            on_step=self._on_step if self.publisher else None,
         )
+        if self.publisher is not None:
+            for scheduler in self.engine.schedulers:
+                if scheduler.host is not None:
+                    scheduler.host.keeps_events = True
         tokenizer = Tokenizer(spec.architecture.vocab_size or FALLBACK_VOCABULARY)
         self.generation = Generation(arguments, self.engine, tokenizer)
         self._administration = Administration(
@@ -130,6 +138,16 @@ class EngineServer:
     def _on_event(self, rank: int, event: BlockEvent) -> None:
         if self.publisher is not None:
             self.publisher.on_event(rank, event)
+
+    def _on_step(self) -> None:
+        """The device's events are told first: what a chunk is called by is known then."""
+        if self.publisher is None:
+            return
+        for rank, scheduler in enumerate(self.engine.schedulers):
+            if scheduler.host is not None:
+                for event in scheduler.host.take_events():
+                    self.publisher.on_host_event(rank, event)
+        self.publisher.publish()
 
     @web.middleware
     async def _around_every_request(

@@ -31,7 +31,7 @@ _NEW_SINCE_0_10 = (
     "num_requests_waiting_by_reason", "engine_sleep_state", "external_prefix_cache", "mm_cache",
     "prompt_tokens_by_source", "prompt_tokens_cached", "admission_rejections",
     "request_num_preemptions", "estimated_", "sleep_mode_",
-    "request_time_per_output_token_seconds", "request_prefill_kv_computed_tokens",
+    "kv_offload_", "request_time_per_output_token_seconds", "request_prefill_kv_computed_tokens",
 )  # fmt: skip
 _NEW_CONFIG_LABELS = ("kv_cache_size_tokens", "kv_cache_max_concurrency")
 

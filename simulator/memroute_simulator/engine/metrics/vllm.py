@@ -21,6 +21,7 @@ from prometheus_client import (
 )
 
 from memroute.units import GIB
+from memroute_simulator.engine.metrics.host_tier import HostTierMetrics
 from memroute_simulator.engine.model import Scheduler, StepPlan, StepResult
 from memroute_simulator.engine.spec import EngineSpec
 
@@ -83,6 +84,8 @@ class _RankMetrics:
         labels = {"model_name": families.model_name, "engine": str(rank)}
         self._seen_hits = 0
         self._seen_queries = 0
+        self._seen_host_hits = 0
+        self._seen_host_queries = 0
 
         def of(name: str) -> Any:
             return families.family(name).labels(**labels)
@@ -98,6 +101,8 @@ class _RankMetrics:
         self.by_source = each("prompt_tokens_by_source", "source", _PROMPT_SOURCES)
         self.by_tier = each("prompt_tokens_cached_by_source", "source", _CACHE_TIERS)
         self.queries, self.hits = of("prefix_cache_queries"), of("prefix_cache_hits")
+        self.host_queries = of("external_prefix_cache_queries")
+        self.host_hits = of("external_prefix_cache_hits")
         self.preemptions = of("num_preemptions")
         self.prompt_tokens, self.cached = of("prompt_tokens"), of("prompt_tokens_cached")
         self.generation_tokens = of("generation_tokens")
@@ -116,9 +121,8 @@ class _RankMetrics:
         self.request_preemptions = of("request_num_preemptions")
         self.computed = of("request_prefill_kv_computed_tokens")
         for name in (
-            "external_prefix_cache_queries", "external_prefix_cache_hits", "mm_cache_queries",
-            "mm_cache_hits", "estimated_flops_per_gpu", "estimated_read_bytes_per_gpu",
-            "estimated_write_bytes_per_gpu",
+            "mm_cache_queries", "mm_cache_hits", "estimated_flops_per_gpu",
+            "estimated_read_bytes_per_gpu", "estimated_write_bytes_per_gpu",
         ):  # fmt: skip
             of(name)
         self.sleep["awake"].set(1)
@@ -132,6 +136,10 @@ class _RankMetrics:
         self.hits.inc(counts.prefix_hit_tokens - self._seen_hits)
         self.queries.inc(counts.prefix_query_tokens - self._seen_queries)
         self._seen_hits, self._seen_queries = counts.prefix_hit_tokens, counts.prefix_query_tokens
+        self.host_queries.inc(counts.host_query_tokens - self._seen_host_queries)
+        self.host_hits.inc(counts.host_hit_tokens - self._seen_host_hits)
+        self._seen_host_queries = counts.host_query_tokens
+        self._seen_host_hits = counts.host_hit_tokens
 
     def set_gauges(self, scheduler: Scheduler, num_inbox: int) -> None:
         """What the engine is at now."""
@@ -154,7 +162,9 @@ class EngineMetrics:
         model_name: str,
         utilization_ratio: float,
         kv_cache_memory_bytes: int | None,
+        shows_host_size: bool = True,
     ) -> None:
+        """``shows_host_size``: whether the host's tier was asked for by the flag that is shown."""
         self.model_name = model_name
         self.registry = CollectorRegistry()
         self._families: dict[str, Any] = {}
@@ -167,22 +177,34 @@ class EngineMetrics:
             reason: self.family("admission_rejections").labels(model_name=model_name, reason=reason)
             for reason in REJECTION_REASONS
         }
-        self._cache_config(spec, schedulers, utilization_ratio, kv_cache_memory_bytes)
+        self._cache_config(
+            spec, schedulers, utilization_ratio, kv_cache_memory_bytes, shows_host_size
+        )
+        tiers = [scheduler.host for scheduler in schedulers if scheduler.host is not None]
+        self.host: HostTierMetrics | None = None
+        if tiers:
+            parallelism = spec.parallelism
+            ranks = parallelism.tensor_parallel_size * parallelism.pipeline_parallel_size
+            self.host = HostTierMetrics(self.registry, model_name, tiers, ranks)
         self._make_http_families()
 
     def family(self, name: str) -> Any:
         """A family by its name without ``vllm:``."""
         return self._families[name]
 
-    def on_first_token(self, rank: int, ttft_seconds: float, prompt: int, cached: int) -> None:
-        """A request has produced its first token."""
+    def on_first_token(
+        self, rank: int, ttft_seconds: float, prompt: int, cached: int, host_cached: int = 0
+    ) -> None:
+        """A request has produced its first token; ``host_cached`` of ``cached`` were fetched."""
         series = self.ranks[rank]
         series.ttft.observe(ttft_seconds)
         series.prompt_tokens.inc(prompt)
         series.cached.inc(cached)
         series.by_source["local_compute"].inc(prompt - cached)
-        series.by_source["local_cache_hit"].inc(cached)
-        series.by_tier["device"].inc(cached)
+        series.by_source["local_cache_hit"].inc(cached - host_cached)
+        series.by_source["external_kv_transfer"].inc(host_cached)
+        series.by_tier["device"].inc(cached - host_cached)
+        series.by_tier["host"].inc(host_cached)
 
     def on_finished(
         self,
@@ -324,10 +346,11 @@ class EngineMetrics:
         schedulers: Sequence[Scheduler],
         utilization_ratio: float,
         kv_cache_memory_bytes: int | None,
+        shows_host_size: bool,
     ) -> None:
         facts = cache_config(
             spec, schedulers, utilization_ratio=utilization_ratio,
-            kv_cache_memory_bytes=kv_cache_memory_bytes,
+            kv_cache_memory_bytes=kv_cache_memory_bytes, shows_host_size=shows_host_size,
         )  # fmt: skip
         info = Gauge(
             "vllm:cache_config_info", "Information of the LLMEngine CacheConfig",
@@ -343,6 +366,7 @@ def cache_config(
     *,
     utilization_ratio: float,
     kv_cache_memory_bytes: int | None,
+    shows_host_size: bool = True,
 ) -> Mapping[str, object]:
     """The labels of ``cache_config_info``: every field of the engine's configuration.
 
@@ -370,7 +394,9 @@ def cache_config(
         "kv_cache_memory_bytes": kv_cache_memory_bytes,
         "kv_cache_size_tokens": int(concurrency * spec.context_tokens),
         "kv_offloading_backend": "native",
-        "kv_offloading_size": None if spec.host_kv_bytes is None else spec.host_kv_bytes / GIB,
+        "kv_offloading_size": (
+            spec.host_kv_bytes / GIB if spec.host_kv_bytes and shows_host_size else None
+        ),
         "kv_sharing_fast_prefill": False,
         "mamba_block_size": None,
         "mamba_cache_dtype": "auto",

@@ -5,7 +5,12 @@ differ), ``kv_cache`` (blocks), ``content`` (what tokens are to a prefix cache).
 """
 
 from memroute_simulator.engine.model.content import Content, SegmentedContent, TokenContent
-from memroute_simulator.engine.model.host_tier import HostEvent, HostTier, HostTierLimits
+from memroute_simulator.engine.model.host_tier import (
+    HostEvent,
+    HostTier,
+    HostTierLimits,
+    HostTierLog,
+)
 from memroute_simulator.engine.model.kv_cache import (
     BlockEvent,
     BlocksCleared,
@@ -29,6 +34,7 @@ __all__ = [
     "HostEvent",
     "HostTier",
     "HostTierLimits",
+    "HostTierLog",
     "KVCache",
     "RequestState",
     "SGLangScheduler",

@@ -55,17 +55,31 @@ class HostEvent:
 
     request: EngineRequest | None
     """Whose they are; None for those that went."""
-    first_chunk: int
+    chunks: tuple[int, ...]
+    """Which of the request's they are, counted from 0; none for those that went."""
     keys: tuple[int, ...]
     is_removed: bool
 
 
 @dataclass(slots=True)
+class HostTierLog:
+    """What a tier has done since somebody last looked, for an engine's metrics."""
+
+    loads: list[tuple[int, float]] = field(default_factory=list)
+    """Chunks and seconds of each load that has ended."""
+    stores: list[tuple[int, float]] = field(default_factory=list)
+    offers: list[int] = field(default_factory=list)
+    """Chunks of each offer that had any to store, refused ones too."""
+
+
+@dataclass(slots=True)
 class _Transfer:
     keys: list[int]
+    chunks: list[int]
     request: EngineRequest
-    first_chunk: int
-    done_seconds: float
+    took_seconds: float
+    """On the link, before others are waited for."""
+    done_seconds: float = 0.0
 
 
 @dataclass(slots=True)
@@ -85,7 +99,9 @@ class HostTier:
         self.events: list[HostEvent] = []
         """Since somebody last took them; kept only where ``keeps_events``."""
         self.keeps_events = False
-        self._offered: list[tuple[EngineRequest, int, list[int]]] = []
+        self.log: HostTierLog | None = None
+        """Kept where somebody reads and empties it."""
+        self._offered: list[tuple[EngineRequest, list[int], list[int]]] = []
         self._next_chunk: dict[EngineRequest, int] = {}
         self._refused: dict[EngineRequest, int] = {}
         self._used: dict[EngineRequest, dict[int, None]] = {}
@@ -126,8 +142,8 @@ class HostTier:
         self.chunks.prepare_load(keys)
         self._being_loaded.update(keys)
         took = len(keys) * self.limits.load_seconds
-        transfer = _Transfer(keys, request, first, 0.0)
-        self._send(self._loads, self._stores, transfer, took, now_seconds)
+        transfer = _Transfer(keys, list(range(first, last)), request, took)
+        self._send(self._loads, self._stores, transfer, now_seconds)
         self._next_chunk[request] = last
         self._used.setdefault(request, {}).update(dict.fromkeys(keys))
         self.counts.loaded_chunks += len(keys)
@@ -148,6 +164,8 @@ class HostTier:
         keys = request.content.keys(first, last, size)
         self._used.setdefault(request, {}).update(dict.fromkeys(self.chunks.known(keys)))
         placed = self.chunks.prepare_store(keys)
+        if self.log is not None and (placed is None or placed[0]):
+            self.log.offers.append(len(keys) if placed is None else len(placed[0]))
         if placed is None:
             self.counts.num_refused_offers += 1
             self._refused[request] = computed_tokens
@@ -157,9 +175,11 @@ class HostTier:
         new, evicted = placed
         if evicted:
             self.counts.evicted_chunks += len(evicted)
-            self._tell(HostEvent(None, 0, tuple(evicted), is_removed=True))
+            self._tell(HostEvent(None, (), tuple(evicted), is_removed=True))
         if new:
-            self._offered.append((request, first, new))
+            wanted = set(new)
+            places = [first + at for at, key in enumerate(keys) if key in wanted]
+            self._offered.append((request, places, new))
 
     def offer_again(self) -> None:
         """Offers that were refused are made again in every step."""
@@ -174,10 +194,10 @@ class HostTier:
 
     def end_step(self, now_seconds: float) -> None:
         """The step has ended: what it offered is copied."""
-        for request, first, keys in self._offered:
+        for request, places, keys in self._offered:
             took = len(keys) * self.limits.store_seconds
-            transfer = _Transfer(keys, request, first, 0.0)
-            self._send(self._stores, self._loads, transfer, took, now_seconds)
+            transfer = _Transfer(keys, places, request, took)
+            self._send(self._stores, self._loads, transfer, now_seconds)
             self.counts.stored_chunks += len(keys)
             self.counts.store_seconds += took
         self._offered.clear()
@@ -201,15 +221,24 @@ class HostTier:
         while stores and stores[0].done_seconds <= now_seconds:
             transfer = stores.popleft()
             stored = self.chunks.complete_store(transfer.keys)
-            if stored:
-                keys = tuple(stored)
+            if self.log is not None:
+                self.log.stores.append((len(transfer.keys), transfer.took_seconds))
+            if stored and self.keeps_events:
+                here = set(stored)
+                places = [
+                    place
+                    for place, key in zip(transfer.chunks, transfer.keys, strict=True)
+                    if key in here
+                ]
                 self._tell(
-                    HostEvent(transfer.request, transfer.first_chunk, keys, is_removed=False)
+                    HostEvent(transfer.request, tuple(places), tuple(stored), is_removed=False)
                 )
         loaded = []
         while loads and loads[0].done_seconds <= now_seconds:
             transfer = loads.popleft()
             self.chunks.complete_load(transfer.keys)
+            if self.log is not None:
+                self.log.loads.append((len(transfer.keys), transfer.took_seconds))
             self._being_loaded.difference_update(transfer.keys)
             loaded.append(transfer.request)
         return loaded
@@ -222,6 +251,14 @@ class HostTier:
         self._used.clear()
         self._stores.transfers.clear()
 
+    @property
+    def pinned_ratios(self) -> tuple[float, float]:
+        """Shares of the chunks that stores under way hold, and loads."""
+        stores = sum(len(transfer.keys) for transfer in self._stores.transfers)
+        stores += sum(len(keys) for _, _, keys in self._offered)
+        num_chunks = max(1, self.limits.num_chunks)
+        return stores / num_chunks, len(self._being_loaded) / num_chunks
+
     def take_events(self) -> list[HostEvent]:
         """What has come and gone since the last time."""
         events, self.events = self.events, []
@@ -232,9 +269,9 @@ class HostTier:
         way: _Direction,
         other: _Direction,
         transfer: _Transfer,
-        took: float,
         now_seconds: float,
     ) -> None:
+        took = transfer.took_seconds
         begun = max(now_seconds, way.free_seconds)
         if other.free_seconds > begun:
             took /= BOTH_WAYS_RATIO
