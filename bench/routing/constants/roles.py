@@ -21,6 +21,7 @@ NO_READING = "not measured: only where neither the engine nor the operator says 
 OBJECTIVES = "not measured: only with an overload objective other than `requests`"
 LONG_TARGETS = "not measured: only with targets longer than this"
 TEXTS = "not measured: only where prompts are texts; `python -m bench.sizing` shows it"
+STORAGE = "not measured: only where engines tell of KV cache in storage"
 HOSTS = "not measured: only where KV cache on the host has brought nothing back yet"
 SLEEP = "not measured: only where models sleep"
 LONG_SCRAPES = "not measured: only where readings are further apart than two seconds"
@@ -64,7 +65,10 @@ UNMEASURED = {
     "lengths.prompt.RARE_PRIOR_TOKENS": TEXTS,
     "request.ENGINE_BLOCK_TOKENS": TEXTS,
     "prefixes.cached_prompts.UNKNOWN_CAPACITY_TOKENS": NO_READING,
+    "prefixes.host_prefixes.STORAGE_FETCH_RATIO": STORAGE,
+    "prefixes.host_prefixes.UNKNOWN_STORAGE_WORTH_RATIO": STORAGE,
     "prefixes.host_prefixes.UNKNOWN_WORTH_RATIO": HOSTS,
+    "prefixes.reported_blocks.MAX_RECENT": MEMORY,
     "peers.group.MAX_PEER_REQUESTS": MEMORY,
     "peers.group.MAX_REQUEST_TOKENS": GONE,
     "peers.group.SILENT_SECONDS": GONE,
