@@ -19,6 +19,7 @@ from cluster_support import (
     wait_ready,
 )
 from memroute_operator.sleeping.mark import ANNOTATION_SLEEP, MarkedState, read_mark
+from memroute_simulator.emulated_cluster import KubectlError
 from mortal_operator import mortal_operators
 
 MODEL = "Qwen/Qwen3-4B"
@@ -158,3 +159,16 @@ def test_an_operator_killed_in_the_middle_of_a_wake_or_a_sleep_converges(
     assert not recorder.overbooked
     assert not recorder.failed_engines
     assert not recorder.out_of_memory
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({"placement": {"mode": "Exclusive"}}, "sleep is for placement.mode Shared"),
+        ({"engine": {"type": "SGLang"}}, "sleep is for engine.type VLLM"),
+        ({"sleep": {"afterSeconds": 9}}, "spec.sleep.afterSeconds"),
+    ],
+)
+def test_what_cannot_sleep_is_refused_by_the_api_server(cluster, namespace, spec, says):
+    with pytest.raises(KubectlError, match=says):
+        apply(cluster, namespace, "m", **({"sleep": {}} | spec))

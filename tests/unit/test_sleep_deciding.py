@@ -171,6 +171,16 @@ def test_a_request_that_was_refused_wakes_it_too_and_one_of_long_ago_does_not():
     assert marks(decided([of], [pod(of, MarkedState.ASLEEP)], long_ago)) == set()
 
 
+def test_one_that_is_not_ready_is_not_woken_and_takes_nobodys_room():
+    """Its node is cut off, or its engine has died: nobody could tell it."""
+    m, n, pods = pair()
+    pods[0]["status"]["conditions"][0]["status"] = "False"
+    recent = replace(WAITS, asked_seconds={"default/n": 5.0})
+    step = decided([m, n], pods, recent)
+    assert marks(step) == set()
+    assert step.outcomes["default/m"].sleep_waits == "waits for m-0, which is not ready"
+
+
 def test_a_paused_model_stays_as_it_is():
     of = replace(sleeper("m"), paused=True)
     assert marks(decided([of], [pod(of)])) == set()

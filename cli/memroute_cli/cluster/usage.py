@@ -180,7 +180,7 @@ def device_document(use: DeviceUse) -> dict[str, Any]:
         "product": device.product, "usableBytes": device.usable_bytes,
         "promisedBytes": use.promised_bytes, "observedBytes": use.observed_bytes,
         "foreignBytes": use.foreign_bytes, "unclearBytes": use.unclear_bytes,
-        "freeBytes": use.free_bytes, "contention": use.contention,
+        "lentBytes": use.lent_bytes, "freeBytes": use.free_bytes, "contention": use.contention,
         "observedAgeSeconds": device.live_age_seconds, "unusable": device.unusable_reason,
         "holders": [{"pod": pod, "bytes": size} for pod, size in use.holders],
     }  # fmt: skip

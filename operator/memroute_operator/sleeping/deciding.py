@@ -220,7 +220,11 @@ class Sleeps:
 
     def _wake(self, model: Model) -> None:
         for replica in model.asleep:
-            if replica.uid in self._marked:
+            if replica.uid in self._marked or replica.is_waking_told:
+                continue
+            if not replica.is_ready:
+                self._waits(model, f"waits for {replica.pod_name}, which is not ready")
+                self._due(TIMER_SECONDS)
                 continue
             if model.deployment.paused:
                 self._waits(model, "is asked for, and spec.paused holds it as it is")
