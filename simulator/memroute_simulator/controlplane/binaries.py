@@ -83,7 +83,11 @@ def _cached_or_built(binary_set: BinarySet, report: Report) -> Path:
 
 
 def _cache_key(binary_set: BinarySet) -> str:
-    told = (binary_set.ldflags, *binary_set.gcflags, *(part for f in binary_set.files for part in f))
+    told = (
+        binary_set.ldflags,
+        *binary_set.gcflags,
+        *(part for f in binary_set.files for part in f),
+    )
     digest = hashlib.sha256("".join(told).encode())
     for name in ("go.mod", "go.sum", "main.go"):
         path = MODULES / binary_set.module / name
@@ -132,7 +136,7 @@ def _build(binary_set: BinarySet, target: Path, report: Report) -> None:
 def _copy(
     go: Path, module: Path, environment: dict[str, str], source: tuple[str, str], target: Path
 ) -> None:
-    """Files of one of the modules that were built with, one after the other. (They are YAML.)"""
+    """YAML files of one of the modules that were built with, one after the other."""
     of_module, pattern = source
     command = [str(go), "list", "-m", "-f", "{{.Dir}}", of_module]
     told = subprocess.run(

@@ -1,0 +1,162 @@
+"""One mesh for all tests of a run: control plane, pilot, gateways, model servers, pickers."""
+
+import re
+import secrets
+import shutil
+from contextlib import ExitStack
+
+import mesh_pods
+import pytest
+from mesh_cluster import APPS, INFRA, POOLS, MeshCluster, pool, route
+from mesh_network import PrivateNetwork
+from mesh_web import eventually
+
+from memroute_simulator.controlplane import find_binaries
+from memroute_simulator.controlplane.cluster import BINARIES
+
+PROGRAMS = {"ip": "iproute2", "nsenter": "util-linux", "unshare": "util-linux"}
+"""What the networks are made with, and the Debian package that has it."""
+NUM_REPLICAS = 3
+POOL_OBJECTS = {
+    "primary": {"app": "primary"},
+    "secondary": {"app": "secondary", "failure_mode": "FailOpen"},
+    "ranks": {"app": "ranks", "ports": (3000, 3002, 3004)},
+    "http1": {"app": "protocols", "protocol": "http"},
+    "http2": {"app": "protocols", "ports": (3001,), "protocol": "kubernetes.io/h2c"},
+    "engines": {"app": "engines", "ports": (8000,)},
+}
+FLAGS = {"engines": ["--max-queue-seconds", "0"]}
+"""Of the pools' pickers: this one holds nothing, and so refuses when its pool is full."""
+ENGINE_TOKENS = 8192
+
+
+class Mesh:
+    """What runs: pods by their names, and the cluster that knows them."""
+
+    def __init__(self, cluster: MeshCluster) -> None:
+        self.cluster = cluster
+        self.pods: dict[str, mesh_pods.Pod] = {}
+
+    def start(self) -> None:
+        """Everything, at once; returns when it serves."""
+        cluster = self.cluster
+        for name in ("first", "second"):
+            cluster.apply(*mesh_pods.gateway_objects(name))
+            self._add(mesh_pods.gateway(cluster, name))
+        for number in range(NUM_REPLICAS):
+            for app, ports, h2c in (
+                ("primary", (3000,), ()),
+                ("secondary", (3000,), ()),
+                ("ranks", (3000, 3002, 3004), ()),
+                ("protocols", (3000,), (3001,)),
+            ):
+                name = f"{app}-{number}"
+                self._add(mesh_pods.model_server(cluster, name, app, ports=ports, h2c=h2c))
+        self._add(mesh_pods.engine(cluster, "engines-0", "engines", capacity_tokens=ENGINE_TOKENS))
+        for name, facts in POOL_OBJECTS.items():
+            service = f"{name}-picker"
+            cluster.apply(mesh_pods.picker_service(service), pool(name, picker=service, **facts))
+            flags = FLAGS.get(name, ["--conformance-test"])
+            self._add(mesh_pods.picker(cluster, name, *flags))
+        cluster.apply(*(pod.manifest() for pod in self.pods.values()))
+        for pod in self.pods.values():
+            if pod.namespace == INFRA:
+                # It listens once it has a route, which needs its address.
+                address = {"loadBalancer": {"ingress": [{"ip": pod.address}]}}
+                service = pod.name.replace("-gateway", "-istio")
+                cluster.status("service", INFRA, service, address)
+            else:
+                pod.wait()
+            pod.say(is_ready=True)
+
+    def _add(self, pod) -> None:
+        self.pods[pod.name] = pod
+        pod.start()
+
+    def close(self) -> None:
+        """All pods are gone."""
+        for pod in self.pods.values():
+            pod.close()
+
+    def gateway(self, name="first"):
+        """A gateway's pod."""
+        return self.pods[f"{name}-gateway"]
+
+    def of(self, app):
+        """The model servers of a label, in order."""
+        return [pod for pod in self.pods.values() if pod.labels == {"app": app}]
+
+    def conditions(self, resource, name, gateway="first"):
+        """The conditions that an object has from a gateway: status and reason by type."""
+        status = self.cluster.read(resource, APPS, name).get("status", {})
+        for parent in [*status.get("parents", ()), *status.get("parent", ())]:
+            if parent["parentRef"]["name"] == gateway:
+                return {c["type"]: (c["status"], c["reason"]) for c in parent["conditions"]}
+        return {}
+
+    def expect(self, resource, name, kind, *expected, gateway="first"):
+        """Return once a condition is one of those, each a status, or a status and a reason."""
+        eventually(
+            lambda: self.conditions(resource, name, gateway),
+            lambda found: any(found.get(kind, ())[: len(one)] == one for one in expected),
+        )
+
+
+@pytest.fixture(scope="session")
+def mesh():
+    """The one mesh of a run."""
+    for program, package in PROGRAMS.items():
+        if shutil.which(program) is None:
+            pytest.fail(f"{program} is not on PATH (on Debian: {package})")
+    mesh_pods.envoy_program()
+    # Before there is no way out of the network that they start in.
+    find_binaries([*BINARIES, "pilot-discovery"])
+    with ExitStack() as stack:
+        stack.enter_context(PrivateNetwork())
+        running = Mesh(stack.enter_context(MeshCluster()))
+        stack.callback(running.close)
+        running.start()
+        yield running
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item):
+    """What failed is told with the ends of the logs."""
+    report = (yield).get_result()
+    running = getattr(item, "funcargs", {}).get("mesh")
+    if report.failed and running is not None:
+        for path in sorted((running.cluster.directory / "logs").glob("*.log")):
+            if path.name.startswith(("pilot", "pod-")) and path.stat().st_size:
+                tail = "\n".join(path.read_text(errors="replace").splitlines()[-15:])
+                report.sections.append((f"the end of {path.name}", tail))
+
+
+@pytest.fixture
+def routes(mesh, request):
+    """Makes routes that are gone when the test ends; the host that they are for."""
+    stem = re.sub(r"[^a-z0-9]+", "-", request.node.originalname.lower())[5:45].strip("-")
+    made = []
+
+    def make(*rules, gateway="first", name=None):
+        name = name or f"{stem}-{secrets.token_hex(2)}"
+        host = f"{name}.example.com"
+        mesh.cluster.apply(route(name, gateway, list(rules), [host]))
+        made.append(name)
+        return name, host
+
+    yield make
+    if made:
+        mesh.cluster.delete("httproute", APPS, *made)
+
+
+@pytest.fixture
+def accepted(mesh):
+    """Waits until a gateway has taken a route and its pools."""
+
+    def wait(name, *pools, gateway="first"):
+        for kind in ("Accepted", "ResolvedRefs"):
+            mesh.expect("httproute", name, kind, ("True",), gateway=gateway)
+            for each in pools:
+                mesh.expect(POOLS, each, kind, ("True",), gateway=gateway)
+
+    return wait
