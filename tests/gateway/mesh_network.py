@@ -40,6 +40,8 @@ class PrivateNetwork:
         _ip("link", "add", BRIDGE, "type", "bridge")
         _ip("address", "add", f"{GATEWAY_ADDRESS}/24", "dev", BRIDGE)
         _ip("link", "set", BRIDGE, "up")
+        # It leads nowhere; kube-apiserver looks for one to know which address is its own.
+        _ip("route", "add", "default", "dev", BRIDGE)
         return self
 
     def __exit__(self, *_):

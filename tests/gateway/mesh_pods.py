@@ -73,7 +73,7 @@ class Pod:
         }
 
     def start(self) -> None:
-        """Start its program. (Whether it serves: ``wait``.)"""
+        """Start its program."""
         command = self.command
         if self.network is not None:
             command = self.network.inside(*command)
@@ -128,7 +128,7 @@ class Pod:
         self.process.send_signal(number)
 
     def kill(self) -> None:
-        """End its program at once. (What was paused ends, too.)"""
+        """End its program at once, also if it is paused."""
         if self.process is not None:
             self.process.send_signal(signal.SIGCONT)
             self.process.kill()
@@ -172,7 +172,7 @@ def engine(cluster, name, app, *, capacity_tokens):
     command = [
         sys.executable, "-m", "memroute_simulator", "engine",
         "--model", "meta-llama/Llama-3.1-8B-Instruct", "--served-model-name", "model",
-        "--host", address, "--port", "8000", "--simulator-accelerator", "H100-SXM-80GB",
+        "--host", address, "--port", "8000", "--simulator-accelerator", "H100",
         "--kv-cache-memory-bytes", str(capacity_tokens * 128 * 1024),
         "--max-model-len", str(capacity_tokens),
     ]  # fmt: skip

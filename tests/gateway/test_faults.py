@@ -1,4 +1,4 @@
-"""What becomes of requests and leases when a part dies, hangs or is full, behind Istio's gateway."""
+"""What becomes of requests and leases when a part dies, hangs or is full, behind Istio."""
 
 import re
 import signal
@@ -25,7 +25,7 @@ def leases(picker):
 
 @pytest.fixture
 def pool(mesh, routes, accepted):
-    """A pool by its name: its picker, and the host that is routed to it. All is well again after."""
+    """A pool's picker, and the host that is routed to it. All is well again afterwards."""
     used = []
 
     def serve(name):
@@ -43,7 +43,7 @@ def pool(mesh, routes, accepted):
 
 
 @pytest.fixture
-def disabled(mesh):
+def disabled():
     """Takes a picker away as its node would see it: by a signal, and then not ready."""
     paused = []
 
@@ -72,7 +72,7 @@ def test_without_a_picker_fail_open_serves_anyhow(mesh, pool, disabled, number):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_without_a_picker_fail_close_serves_nothing(mesh, pool, disabled, number):
-    """Which is what a pool asks for that says nothing: no replica gets more than it has room for."""
+    """The default: no replica ever gets more than it has room for."""
     picker, host = pool("primary")
     disabled(picker, number)
     eventually(lambda: _soon(mesh, host), lambda found: found and found.status >= 500)
