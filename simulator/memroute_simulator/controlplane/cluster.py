@@ -122,7 +122,7 @@ class ControlPlane:
         self._start_guardian()
         authority = CertificateAuthority()
         self._write_certificates(authority)
-        etcd_port, api_port = self._free_port(), self._free_port()
+        etcd_port, api_port = self.free_port(), self.free_port()
         self._start_etcd(binaries["etcd"], etcd_port)
         server = f"https://{self.address}:{api_port}"
         self._write_kubeconfigs(authority, server)
@@ -192,7 +192,8 @@ class ControlPlane:
         self.directory = Path(announced["directory"])
         (self.directory / "tmp").mkdir()
 
-    def _free_port(self) -> int:
+    def free_port(self) -> int:
+        """A port of the control plane's address that nobody has now."""
         with socket.socket() as probe:
             probe.bind((self.address, 0))
             port: int = probe.getsockname()[1]
@@ -240,7 +241,7 @@ class ControlPlane:
             )
 
     def _start_etcd(self, binary: Path, port: int) -> None:
-        client, peer = (f"http://{self.address}:{p}" for p in (port, self._free_port()))
+        client, peer = (f"http://{self.address}:{p}" for p in (port, self.free_port()))
         self.spawn(
             "etcd",
             [

@@ -30,6 +30,7 @@ _COMMANDS: dict[str, list[str]] = {
 # Programs that images bring and pods name, and what stands for them here.
 _PROGRAMS: dict[tuple[str, ...], list[str]] = {
     ("memroute-fetch",): [*_PYTHON, "memroute_fetch"],
+    ("memroute-picker",): [*_PYTHON, "memroute_picker"],
     ("python3", "-m", "sglang.launch_server"): [*_PYTHON, "memroute_simulator", "sglang"],
 }
 _BUILT_IN: dict[str, BuiltIn] = {
