@@ -102,6 +102,6 @@ def eventually(attempt, accepts, *, seconds=SETTLE_SECONDS):
         time.sleep(0.1)
 
 
-def is_served(answer: Answer) -> bool:
+def is_served(answer: Answer | None) -> bool:
     """Whether a model server has answered."""
-    return answer.status == 200
+    return answer is not None and answer.status == 200
