@@ -68,6 +68,7 @@ async def watch_forever(
     *,
     label_selector: str | None = None,
     keeps_objects: bool = True,
+    on_failure: Callable[[ApiError], None] | None = None,
     random_: Callable[[], float] = random.random,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncIterator[WatchEvent]:
@@ -76,6 +77,7 @@ async def watch_forever(
     ``SYNCED`` follows each full list: before the first one the picture is incomplete.
     ``keeps_objects``: False where nobody looks at the objects of deletions that a list has shown:
     they then say only who they were. Anybody may write large objects, and each one is kept.
+    ``on_failure``: told of each failure, which is logged here without it.
     ``random_`` and ``sleep``: chance and time, for whoever has others.
     """
     informer = _Informer(
@@ -102,13 +104,17 @@ async def watch_forever(
                 continue  # the server ends each watch after some minutes
         seconds = pause.next_seconds(None if error is None else error.retry_after_seconds)
         if error is not None and error.status != GONE:
-            LOGGER.warning(
-                "watch lost resource=%s error=%s retry_seconds=%.1f",
-                resource.plural,
-                error,
-                seconds,
-            )
+            (on_failure or _say_lost(resource, seconds))(error)
         await sleep(seconds)
+
+
+def _say_lost(resource: Resource, seconds: float) -> Callable[[ApiError], None]:
+    def say(error: ApiError) -> None:
+        LOGGER.warning(
+            "watch lost resource=%s error=%s retry_seconds=%.1f", resource.plural, error, seconds
+        )
+
+    return say
 
 
 class _Informer:

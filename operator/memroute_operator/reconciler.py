@@ -31,6 +31,7 @@ from memroute_operator.adapters.keeper import AdapterKeeper
 from memroute_operator.boundary import Boundary
 from memroute_operator.cluster_records import ClusterRecords
 from memroute_operator.election.fence import AlwaysLeading, Fence
+from memroute_operator.gateway.keeper import GatewayKeeper
 from memroute_operator.gather import Facts
 from memroute_operator.isolation import PatientPlanner
 from memroute_operator.looking import Looking
@@ -146,9 +147,16 @@ class Reconciler:
                 on_change=store.mark_dirty,
                 on_bug=on_bug,
             )
+        self.gateway = GatewayKeeper(
+            client=client, lanes=self._lanes, metrics=metrics, pods=store.pods.values,
+            selector=settings.picker_selector, is_tls=settings.picker_tls,
+            namespaces=settings.watch_namespace,
+            on_change=store.mark_dirty, clock=clock, rng=rng,
+        )  # fmt: skip
         self._statuses = Statuses(
             hub_models=self.hub_models,
             adapters=self.adapters,
+            gateway=self.gateway,
             writer=StatusWriter(client, store, self._events, clock),
             lanes=self._lanes,
             hands=self._hands,
@@ -227,6 +235,8 @@ class Reconciler:
                 asyncio.create_task(reading, name="events"),
                 asyncio.create_task(self._tell_fleet_forever(), name="fleet view"),
             ]
+            if self._settings.picker_selector is not None:
+                loops.append(asyncio.create_task(self.gateway.run(), name="gateway"))
             if self.hub_models is not None:
                 loops.append(asyncio.create_task(self.hub_models.run(), name="hub"))
             if self.adapters is not None:
@@ -358,6 +368,7 @@ class Reconciler:
             )
         self._adoption.start(facts)
         self._budgets.start(facts)
+        self.gateway.start(facts.deployments)
         routing = await self._thinker.run(self._statuses.routing, facts)
         await self._statuses.write_all(facts, step, loss, routing)
         await done.write(facts.deployments, self._lanes, self._events)
@@ -414,6 +425,7 @@ class Reconciler:
             self._planner.next_due_seconds(now),
             self._statuses.next_due_seconds(now),
             self._budgets.next_due_seconds(now),
+            self.gateway.next_due_seconds(now),
         )
         first = min((due for due in dues if due is not None), default=now + IDLE_SECONDS)
         return min(IDLE_SECONDS, max(TIMER_SECONDS / 10, first - now))

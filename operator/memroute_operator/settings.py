@@ -52,6 +52,8 @@ class OperatorSettings:
     scrape_seconds: float
     router_selector: PodSelector
     router_url: str | None
+    picker_selector: PodSelector | None
+    picker_tls: bool
     max_contention: float | None
     drain_timeout_seconds: float
     node_lost_seconds: float
@@ -199,6 +201,18 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
         "--router-url",
         type=_text_or_none,
         help="base URL under which clients find the routers: status.url of every ModelDeployment",
+    )
+    parser.add_argument(
+        "--picker-selector",
+        type=_selector(needs_daemon_set=False),
+        help="[NAMESPACE/]LABELS[:PORT] of the endpoint picker's pods, to which InferencePools "
+        "lead gateways (spec.routing.gateway); without a namespace the operator's own; without it "
+        "there is no picker",
+    )
+    parser.add_argument(
+        "--picker-tls",
+        action="store_true",
+        help="the picker serves by TLS: its Services do not say h2c",
     )
     parser.add_argument(
         "--max-contention",

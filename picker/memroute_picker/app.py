@@ -15,6 +15,8 @@ from memroute_picker.metrics import PickerCollector
 from memroute_picker.picking.claims import MODEL_FIELD
 from memroute_picker.picking.process import Process
 from memroute_picker.picking.side import PickerSide
+from memroute_picker.pools.book import PoolBook
+from memroute_picker.pools.objectives import Objectives
 from memroute_picker.protocol.names import HEALTH_CHECK_PATH, HEALTH_WATCH_PATH, PROCESS_PATH
 from memroute_picker.settings import PickerSettings
 from memroute_router.access.proxies import TrustedProxies
@@ -38,6 +40,8 @@ class Picker(Router):
     def __init__(self, settings: PickerSettings, rng: Random) -> None:
         self._own_settings = settings
         self.health = HealthChecks(lambda: self.is_ready)
+        self.book = PoolBook()
+        self.objectives = Objectives(settings.objective)
         super().__init__(settings.router, rng, model_field=MODEL_FIELD)
         self.metrics.registry.register(PickerCollector(self.side.counts, self.grpc))
 
@@ -71,7 +75,8 @@ class Picker(Router):
             deadlines=self.grpc.deadlines,
             max_body_bytes=router.max_body_bytes,
             max_endpoints=settings.max_endpoints,
-            objectives=settings.objective,
+            objectives=self.objectives,
+            book=self.book,
             passes_other_paths=settings.pass_other_paths,
             is_test=settings.conformance_test,
         )
@@ -93,15 +98,18 @@ class Picker(Router):
 
     def _handler_for(self, call: Call, fields: list[Field]) -> Handler | None:
         """What a call is about; None: no such method."""
+        path = called = b""
         for name, value in fields:
             if name == b":path":
-                if value == PROCESS_PATH:
-                    return Process(self.side, call)
-                if value == HEALTH_CHECK_PATH:
-                    return HealthCheck(self.health, call)
-                if value == HEALTH_WATCH_PATH:
-                    return HealthWatch(self.health, call)
-                return None
+                path = value
+            elif name == b":authority":
+                called = value
+        if path == PROCESS_PATH:
+            return Process(self.side, call, called)
+        if path == HEALTH_CHECK_PATH:
+            return HealthCheck(self.health, call)
+        if path == HEALTH_WATCH_PATH:
+            return HealthWatch(self.health, call)
         return None
 
 

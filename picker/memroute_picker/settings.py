@@ -9,14 +9,13 @@ from dataclasses import dataclass, fields
 from typing import Final
 
 from memroute_kube.shapes import is_object_name
+from memroute_picker.pools.objectives import MAX_PRIORITY
 from memroute_router.settings import RouterSettings, settings_of, settings_parser
 
 # Of the picker. Source: the convention of endpoint pickers.
 DEFAULT_PORT: Final = 9002
 # Of one answer. Source: chosen by hand; a gateway tries two or three.
 MAX_ENDPOINTS: Final = 8
-# Of an objective. Source: ``x-memroute-priority``.
-MAX_PRIORITY: Final = 1000
 # The gateway keeps its clients' connections itself, and asks once for each request.
 WITHOUT: Final = frozenset(
     {
@@ -29,6 +28,10 @@ WITHOUT: Final = frozenset(
 EXAMPLES: Final = """\
 on Kubernetes, for ModelDeployments
   memroute-picker --namespace models
+
+on Kubernetes, for ModelDeployments and for every InferencePool that is labelled
+memroute.dev/picker=serve: what the chart runs
+  memroute-picker --inference-pools
 
 on Kubernetes, for the pods of an InferencePool, whoever has deployed them
   memroute-picker --inference-pool models/llama
@@ -49,8 +52,10 @@ class PickerSettings:
     """Settings of one picker process."""
 
     router: RouterSettings
-    inference_pool: tuple[str, str] | None
-    """Namespace and name of the pool whose pods are picked from; None: ModelDeployments'."""
+    inference_pool: tuple[tuple[str, str], ...]
+    """Namespace and name of the pools whose pods are picked from; none: ModelDeployments'."""
+    inference_pools: bool
+    """Whether pools that ask for it are followed beside ModelDeployments."""
     max_endpoints: int
     objective: dict[bytes, int]
     """Priorities by the names of objectives."""
@@ -71,10 +76,19 @@ def parse_settings(argv: Sequence[str]) -> PickerSettings:
     group = parser.add_argument_group("the gateway")
     group.add_argument(
         "--inference-pool",
+        action="append",
+        default=[],
         type=_pool,
         metavar="NAMESPACE/NAME",
         help="pick from the pods of this InferencePool, under any model name, instead of from "
-        "ModelDeployments'",
+        "ModelDeployments'; may be given several times: which one is meant says the name of the "
+        "Service that the gateway has called, or the endpoints that it allows",
+    )
+    group.add_argument(
+        "--inference-pools",
+        action="store_true",
+        help="beside ModelDeployments, pick from the pods of every InferencePool that is labelled "
+        "memroute.dev/picker=serve, in the namespaces of --namespace",
     )
     group.add_argument(
         "--max-endpoints",
@@ -109,13 +123,16 @@ def parse_settings(argv: Sequence[str]) -> PickerSettings:
     router = settings_of(
         parser, {field.name: values[field.name] for field in fields(RouterSettings)}
     )
-    pool = values["inference_pool"]
-    if pool is not None and (router.config or router.namespace):
-        parser.error("--inference-pool excludes --config and --namespace")
+    pools = tuple(dict.fromkeys(values["inference_pool"]))
+    if pools and (router.config or router.namespace or values["inference_pools"]):
+        parser.error("--inference-pool excludes --config, --namespace and --inference-pools")
+    if router.config and values["inference_pools"]:
+        parser.error("--inference-pools excludes --config")
     is_test = values["conformance_test"]
     return PickerSettings(
         router=router,
-        inference_pool=pool,
+        inference_pool=pools,
+        inference_pools=values["inference_pools"],
         max_endpoints=values["max_endpoints"],
         objective=dict(values["objective"]),
         pass_other_paths=values["pass_other_paths"] or is_test,

@@ -10,6 +10,7 @@ from charts import chart, comparable, flags, kustomized, objects_of, overlay, po
 from charts import values_files as files_of
 from memroute_kube import KubernetesClient, Resource
 from memroute_operator.settings import parse_settings as parse_operator
+from memroute_picker.settings import parse_settings as parse_picker
 from memroute_router.settings import parse_settings as parse_router
 
 SEVERAL = ("--set", "operator.replicas=2,router.replicas=2")
@@ -34,9 +35,17 @@ def test_the_chart_lints(repository, helm):
         (["network-policies"], POLICIES),
         (["high-availability"], SEVERAL),
         (["monitoring"], ("--set", "monitoring.podMonitors.enabled=true")),
+        (["endpoint-picker"], ("--set", "picker.enabled=true")),
         (["high-availability", "namespaced"], (*SEVERAL, *SCOPE)),
     ],
-    ids=["base", "network policies", "high availability", "monitoring", "namespaced"],
+    ids=[
+        "base",
+        "network policies",
+        "high availability",
+        "monitoring",
+        "picker",
+        "namespaced",
+    ],
 )
 def test_chart_and_kustomize_install_the_same_objects(
     repository, helm, tmp_path, components, arguments
@@ -175,7 +184,9 @@ def test_programs_take_every_flag_of_the_matrix(matrix):
             (container,) = pod["spec"]["containers"]
             if program == "test":
                 continue
-            parse = {"operator": parse_operator, "router": parse_router}[program]
+            parse = {
+                "operator": parse_operator, "router": parse_router, "picker": parse_picker,
+            }[program]  # fmt: skip
             args = [
                 word.replace("$(POD_IP)", "10.0.0.1").replace("$(POD_NAMESPACE)", "default")
                 for word in container["args"]
@@ -279,6 +290,9 @@ CALLS = [
     ("a scrape of the router", {}, MONITORING, "router", ("TCP", 8002)),
     ("a scrape of the operator", {}, MONITORING, "operator", ("TCP", 8080)),
     ("helm test", "test", None, "router", ("TCP", 8000)),
+    ("a gateway's question", {}, {"team": "gateways"}, "picker", ("TCP", 9002)),
+    ("what pickers tell each other", "picker", None, "picker", ("UDP", 8001)),
+    ("a scrape of the picker", {}, MONITORING, "picker", ("TCP", 8002)),
 ]
 OTHERS = [
     ("a tenant who looks at others' requests", {}, {"team": "chat"}, "router", ("TCP", 8002)),
@@ -286,6 +300,8 @@ OTHERS = [
     ("a tenant who reads the fleet's metrics", {}, {"team": "chat"}, "operator", ("TCP", 8080)),
     ("health, which kubelets alone ask", {}, MONITORING, "operator", ("TCP", 8081)),
     ("another namespace's client", {}, {"team": "other"}, "router", ("TCP", 8000)),
+    ("a tenant who asks where prompts go", {}, {"team": "chat"}, "picker", ("TCP", 9002)),
+    ("a tenant who looks at decisions", {}, {"team": "gateways"}, "picker", ("TCP", 8002)),
 ]
 
 
@@ -328,14 +344,22 @@ def admits(peer, labels, namespace):
 
 def test_network_policies_let_in_the_calls_that_are_made_and_no_others(repository, helm):
     """By the rules of the API: the emulated network has no policies."""
-    clients = json.dumps([{"namespaceSelector": {"matchLabels": {"team": "chat"}}}])
+    allowed = []
+    for who, team in (("clients", "chat"), ("gateways", "gateways")):
+        peers = json.dumps([{"namespaceSelector": {"matchLabels": {"team": team}}}])
+        allowed += ["--set-json", f"networkPolicy.{who}={peers}"]
     objects = chart(
-        helm, repository, *SEVERAL, *POLICIES, "--set-json", f"networkPolicy.clients={clients}"
-    )
+        helm, repository, *SEVERAL, *POLICIES, "--set", "picker.enabled=true,picker.replicas=2",
+        *allowed,
+    )  # fmt: skip
     for what, *call in CALLS:
         assert is_let_in(objects, *call), what
     for what, *call in OTHERS:
         assert not is_let_in(objects, *call), what
     router, operator = parse_router([]), parse_operator([])
     ports = {port for *_, (_, port) in CALLS}
-    assert ports == {router.port, router.ops_port, router.peer_port, operator.metrics_port}
+    picker = parse_picker([]).router
+    assert (picker.ops_port, picker.peer_port) == (router.ops_port, router.peer_port)
+    assert ports == {
+        router.port, router.ops_port, router.peer_port, operator.metrics_port, picker.port,
+    }  # fmt: skip

@@ -238,6 +238,11 @@ NONSENSE = {
         routing(overloadObjective="Mine"),
         '"Requests", "Tokens", "Sizes"',
     ),
+    "a failure mode that is none": (
+        routing(gateway={"failureMode": "Never"}),
+        'supported values: "FailClose", "FailOpen"',
+    ),
+    "a gateway that is a name": (routing(gateway="main"), "must be of type object"),
     "a policy in capitals": (routing(policy="LLM-D"), "routing.policy is a lower-case name"),
     "a speed of nothing": (routing(prefillTokensPerSecond=0), "greater than or equal to 1"),
     "a negative share": (routing(weight=-1), "greater than or equal to 0"),

@@ -102,6 +102,14 @@ def test_the_hot_modules_of_the_image_are_compiled(builder, program):
     assert builder.build(program).run(["python", "-c", asked]).stdout.strip().endswith(".so")
 
 
+def test_the_routers_image_has_the_picker_compiled(builder):
+    """The chart starts it from there, by another command."""
+    image = builder.build("router")
+    assert image.run(["memroute-picker", "--version"]).stdout.startswith("memroute-picker ")
+    asked = "import memroute_picker.picking.process as it; print(it.__file__)"
+    assert image.run(["python", "-c", asked]).stdout.strip().endswith(".so")
+
+
 def test_the_routers_image_serves(builder, tmp_path):
     """Past --help: sockets, threads, compiled modules and its temporary files, as that user."""
     image = builder.build("router")

@@ -27,7 +27,7 @@ from one_authority import authority_file
 
 PLURALS = (
     "pods", "nodes", "modeldeployments", "events", "poddisruptionbudgets", "leases", "configmaps",
-    "resourceslices", "resourceclaims", "priorityclasses", "inferencepools",
+    "resourceslices", "resourceclaims", "priorityclasses", "inferencepools", "inferenceobjectives",
 )  # fmt: skip
 # Versions that a watch may still start from.
 KEPT_VERSIONS = 400

@@ -17,13 +17,18 @@ KILLED = (0, 137, 143)
 
 
 @contextlib.contextmanager
-def installed_cluster(fleet, helm, chart, operator_args, **options):
-    """A control plane with these emulated nodes, and memroute installed by Helm."""
+def installed_cluster(fleet, helm, chart, operator_args, *, values=(), **options):
+    """A control plane with these emulated nodes, and memroute installed by Helm.
+
+    ``values``: more of the chart's, as ``--set`` has them.
+    """
     with EmulatedCluster(fleet, **options) as cluster:
         command = [helm, "install", "memroute", str(chart)]
         command += ["--namespace", "memroute-system", "--create-namespace", "--wait"]
         command += ["--set", "router.service.enabled=false", "--timeout", "120s"]
         command += ["--set", "operator.extraArgs={" + ",".join(operator_args) + "}"]
+        for value in values:
+            command += ["--set", value]
         command += ["--kubeconfig", str(cluster.kubeconfig)]
         subprocess.run(command, check=True, capture_output=True, text=True)
         yield cluster

@@ -143,8 +143,8 @@ def _struct(data):
 class Gateway:
     """One connection of a gateway."""
 
-    def __init__(self, port, tls=None):
-        self._port = port
+    def __init__(self, port, tls=None, host="127.0.0.1"):
+        self._port, self._host = port, host
         self._tls = tls
         self._streams = {}
         self._next = 1
@@ -153,7 +153,7 @@ class Gateway:
 
     async def __aenter__(self):
         self._reader, self._writer = await asyncio.open_connection(
-            "127.0.0.1", self._port, ssl=self._tls
+            self._host, self._port, ssl=self._tls
         )
         self.write(PREFACE + settings([(4, 2**20)]) + window_update(0, 2**30))
         self._task = asyncio.create_task(self._read())
@@ -168,11 +168,13 @@ class Gateway:
     def write(self, data):
         self._writer.write(data)
 
-    def call(self, path=PROCESS_PATH):
-        """A new call: its number, and the queue of what comes back."""
+    def call(self, path=PROCESS_PATH, called=b""):
+        """A new call: its number, and the queue of what comes back. ``called``: the authority."""
         number, self._next = self._next, self._next + 2
         queue = self._streams[number] = asyncio.Queue()
         block = b"\x83\x86" + b"\x04" + bytes([len(path)]) + path
+        if called:
+            block += b"\x01" + bytes([len(called)]) + called
         self.write(frame(Kind.HEADERS, Flag.END_HEADERS, number, block))
         return number, queue
 
@@ -211,9 +213,9 @@ class Gateway:
 class Stream:
     """One request as a gateway carries it."""
 
-    def __init__(self, gateway, requests=DUPLEX, answers=DUPLEX):
+    def __init__(self, gateway, requests=DUPLEX, answers=DUPLEX, called=b""):
         self.gateway = gateway
-        self.number, self._queue = gateway.call()
+        self.number, self._queue = gateway.call(called=called)
         self._modes = b"\x08" + bytes([requests]) + b"\x10" + bytes([answers])
         self._is_first = True
 

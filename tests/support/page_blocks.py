@@ -51,7 +51,12 @@ PAGES_ELSEWHERE = {
     "docs/how-to/verify-a-release.md": "needs a release's files: test_release.py makes and checks",
 }
 # Kinds whose CRD the shared control plane does not have.
-KINDS_ELSEWHERE = {"PodMonitor": "needs the Prometheus operator's CRDs"}
+KINDS_ELSEWHERE = {
+    "PodMonitor": "needs the Prometheus operator's CRDs",
+    "HTTPRoute": "test_gateway_pool.py has the CRDs of gateways",
+    "InferencePool": "likewise",
+    "InferenceObjective": "likewise",
+}
 KEYWORDS = {"for", "do", "done", "then", "fi", "in", "while"}
 
 

@@ -361,6 +361,11 @@ GROUPS: dict[str, tuple[Situation, ...]] = {
             helps="Known are",
         ),
         Situation(
+            title="a gateway's pool, and no picker is installed", kind="GatewayNotReady",
+            spec=lambda obj: obj["spec"]["routing"].update(gateway={"failureMode": "FailClose"}),
+            helps="picker.enabled in the chart",
+        ),
+        Situation(
             title="the engine needs what the spec does not say", starts=False,
             spec=lambda obj: obj["spec"]["engine"].update(type="LlamaCPP"),
             helps="name the one to load",

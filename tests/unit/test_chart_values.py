@@ -9,6 +9,7 @@ import pytest
 import values_reference
 from memroute.command_line import CommandLine
 from memroute_operator import settings as operator_settings
+from memroute_picker import settings as picker_settings
 from memroute_router import settings as router_settings
 from values_reference import CHART
 
@@ -50,7 +51,21 @@ ELSEWHERE = {
         "--peer-bytes-per-second": "router.peers.bytesPerSecond",
     },
 }
-PROGRAMS = {"operator": operator_settings, "router": router_settings}
+ELSEWHERE["picker"] = {
+    flag: where.replace("router.", "picker.").replace("routers", "pickers")
+    for flag, where in ELSEWHERE["router"].items()
+} | {
+    "--port": "picker.ports.grpc",
+    "--map-namespace": "the chart: none, because the live map is the routers'",
+    "--inference-pools": "the chart: always",
+    "--inference-pool": "the chart: none, because pools say by a label that they ask for it",
+    "--conformance-test": "the chart: none, for tests of gateways alone",
+}
+PROGRAMS = {
+    "operator": operator_settings,
+    "router": router_settings,
+    "picker": picker_settings,
+}
 
 
 @pytest.fixture

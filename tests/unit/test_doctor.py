@@ -14,6 +14,7 @@ from memroute_cli.doctor.checks import (
     all_findings,
     crd,
     devices,
+    gateways,
     lease,
     lost_devices,
     models,
@@ -128,7 +129,7 @@ def facts(schema):
         nodes=(node("gpu-a", gpus=1),), leases=(leased(),), services=(service(), DNS),
         endpoint_slices=(endpoints(), endpoints("kube-dns", "kube-system")),
         runtime_classes=({"metadata": {"name": "nvidia"}},), namespaces=(), quotas=(), webhooks=(),
-        model_deployments=(), view=view("gpu-a"),
+        model_deployments=(), pools=None, objectives=(), pool_services=(), view=view("gpu-a"),
         own_rights=dict.fromkeys(rights.own_rights(NAMESPACE), True),
         operator_rights=dict.fromkeys(rights.operator_rights(NAMESPACE), True),
     )  # fmt: skip
@@ -150,7 +151,7 @@ def test_what_is_wrong_always_has_a_next_step(facts):
     nothing = replace(
         facts, crd=None, deployments=(), leases=(), services=(), nodes=(), view=None,
         own_rights=UNREAD, operator_rights=UNREAD, namespaces=UNREAD, quotas=UNREAD,
-        webhooks=UNREAD,
+        webhooks=UNREAD, model_deployments=(asking_model(),),
     )  # fmt: skip
     found = all_findings(nothing)
     assert State.FAILED in {one.state for one in found}
@@ -164,7 +165,8 @@ def test_what_may_not_be_read_is_unknown_and_never_well(facts):
         facts, crd=UNREAD, deployments=UNREAD, daemon_sets=UNREAD, pods=UNREAD, nodes=UNREAD,
         leases=UNREAD, services=UNREAD, endpoint_slices=UNREAD, runtime_classes=UNREAD,
         namespaces=UNREAD, quotas=UNREAD, webhooks=UNREAD, model_deployments=UNREAD, view=UNREAD,
-        own_rights=UNREAD, operator_rights=UNREAD,
+        pools=UNREAD, objectives=UNREAD, pool_services=UNREAD, own_rights=UNREAD,
+        operator_rights=UNREAD,
     )  # fmt: skip
     found = [one for one in all_findings(blind) if one.check != "api-server"]
     assert {one.state for one in found} == {State.UNKNOWN}
@@ -351,6 +353,102 @@ def test_the_operators_rights_are_those_of_its_roles(repository):
     moved = {replace(one, namespace=None) for one in scope}
     assert moved < everywhere
     assert set(rights.operator_rights(NAMESPACE, ["models"])) == (everywhere - moved) | scope
+
+
+def test_an_operator_that_leads_gateways_needs_the_rights_of_its_component(repository):
+    """Services of everybody are read and written only where a picker is installed."""
+    component = repository / "deploy" / "components" / "endpoint-picker" / "kustomization.yaml"
+    patches = yaml.safe_load(component.read_text())["patches"]
+    rules = [
+        step["value"]
+        for one in patches
+        if one["target"]["kind"] == "ClusterRole"
+        for step in yaml.safe_load(one["patch"])
+    ]
+    added = {
+        Right(verb, group, resource)
+        for rule in rules
+        for verb in rule["verbs"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    without = set(rights.operator_rights(NAMESPACE))
+    assert set(rights.operator_rights(NAMESPACE, leads_gateways=True)) - without == added
+    assert added
+
+
+def asking_model():
+    return {
+        "metadata": {"namespace": "models", "name": "chat"}, "spec": {"routing": {"gateway": {}}},
+    }  # fmt: skip
+
+
+def pool(name="chat", *, service="picker-chat", owner="chat", label=None):
+    owners = [{"apiVersion": "memroute.dev/v1alpha1", "kind": "ModelDeployment", "name": owner,
+               "uid": "u", "controller": True}]  # fmt: skip
+    return {
+        "metadata": {
+            "namespace": "models", "name": name, "ownerReferences": owners if owner else [],
+            "labels": {"memroute.dev/picker": label} if label else {},
+        },
+        "spec": {"endpointPickerRef": {"name": service, "port": {"number": 9002}}},
+    }  # fmt: skip
+
+
+def objective(pool_name="chat"):
+    return {
+        "metadata": {"namespace": "models", "name": "batch"},
+        "spec": {"poolRef": {"name": pool_name}, "priority": 1},
+    }
+
+
+def with_picker(facts, **changed):
+    """A picker, and a ModelDeployment whose pool leads to it."""
+    sound = {
+        "deployments": (*facts.deployments, program("picker")),
+        "model_deployments": (asking_model(),),
+        "pools": (pool(),),
+        "pool_services": (service("", "picker-chat", "models"),),
+        "endpoint_slices": (*facts.endpoint_slices, endpoints("picker-chat", "models")),
+        "objectives": (objective(),),
+    }
+    return replace(facts, **(sound | changed))
+
+
+def test_nothing_is_said_of_gateways_where_nobody_has_any(facts):
+    assert list(gateways.check(facts)) == []
+    foreign = pool("theirs", owner=None)
+    assert list(gateways.check(replace(facts, pools=(foreign,)))) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({}, [("pools", "ok")]),
+        ({"pools": None}, [("gateways", "failed")]),
+        ({"pools": None, "model_deployments": ()}, [("gateways", "failed")]),
+        ({"pools": UNREAD}, [("gateways", "unknown")]),
+        ({"pool_services": UNREAD}, [("pools", "unknown")]),
+        ({"deployments": ()}, [("gateways", "failed"), ("pools", "ok")]),
+        ({"pool_services": ()}, [("pools", "failed")]),
+        ({"endpoint_slices": ()}, [("pools", "failed")]),
+        ({"endpoint_slices": UNREAD}, [("pools", "ok")]),
+        ({"objectives": (objective("gone"),)}, [("pools", "ok"), ("objectives", "warning")]),
+        ({"objectives": UNREAD}, [("pools", "ok")]),
+        ({"pools": (pool(owner=None, label="serve", service="x"),)}, [("pools", "failed")]),
+    ],
+)
+def test_what_keeps_gateways_from_the_picker_is_told(facts, changed, told):
+    found = list(gateways.check(with_picker(facts, **changed)))
+    assert [(one.check, one.state.value) for one in found] == told
+    assert all((one.next_step is None) == (one.state is State.OK) for one in found)
+
+
+def test_a_picker_that_is_not_ready_is_told_and_one_that_is_not_there_is_no_fault(facts):
+    broken = with_picker(facts, deployments=(*facts.deployments, program("picker", ready=0)))
+    states = {one.check: one.state for one in programs.check(broken)}
+    assert states["picker"] is State.FAILED
+    assert "picker" not in {one.check for one in programs.check(facts)}
 
 
 def test_an_operator_of_some_namespaces_needs_to_write_in_those_alone():

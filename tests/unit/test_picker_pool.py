@@ -5,12 +5,16 @@ import contextlib
 
 import pytest
 
-from cluster_stub import cluster_stub
+import router_objects
+from cluster_stub import cluster_stub, refuse
 from gateway_rig import Gateway, PickerRig, Stream
-from memroute_kube.shapes import OddObjectError
+from memroute_kube.shapes import OddObjectError, name_of
+from memroute_picker.pools.book import PoolBook, PoolTarget, kept_as
 from memroute_picker.pools.membership import PoolMembership
+from memroute_picker.pools.objectives import Objectives, priority_of
 from memroute_picker.pools.objects import endpoints_of_pod, read_pool
 from memroute_picker.settings import parse_settings
+from memroute_router.discovery.discovery import Discovery
 from router_rig import body, until
 
 
@@ -70,12 +74,22 @@ def test_an_address_of_no_pod_is_odd(address):
 
 
 @contextlib.asynccontextmanager
-async def following(client):
-    rig = PickerRig("--scrape-seconds", "3600", "--inference-pool", "models/llama")
+async def following(client, *named, fleet=False, flags=()):
+    """A picker that follows pools: those that are named, or beside a fleet all that ask for it."""
+    rig = PickerRig("--scrape-seconds", "3600", *flags)
     await rig.start()
+
+    def upsert(replica):
+        rig.router.on_upsert(replica)
+        replica.health.answered()
+
+    beside = None
+    if fleet:
+        beside = Discovery(client, rig.pools, on_upsert=upsert, on_gone=rig.router.on_gone)
     membership = PoolMembership(
-        client, rig.pools, "models", "llama",
-        on_upsert=lambda replica: replica.health.answered(), on_gone=rig.router.on_gone,
+        client, rig.pools, named=named or ([] if fleet else [("models", "llama")]), fleet=beside,
+        book=rig.router.book, objectives=rig.router.objectives,
+        on_upsert=upsert, on_gone=rig.router.on_gone,
     )  # fmt: skip
     task = asyncio.create_task(membership.follow())
     try:
@@ -144,11 +158,225 @@ async def test_a_pool_that_is_not_there_is_no_reason_to_be_unready():
         assert answer.sets["x-memroute-reason"] == "no-ready-replica"
 
 
+def asking_pool(namespace="own", name="llama", *, service="picker-own", label="serve", ports=(9,)):
+    """A pool that somebody else wrote, and that asks for memroute's picker."""
+    obj = pool(*ports, name=name)
+    obj["metadata"] |= {"namespace": namespace, "labels": {"memroute.dev/picker": label}}
+    obj["spec"]["endpointPickerRef"] = {"name": service, "port": {"number": 9002}}
+    return obj
+
+
+def written_pool(name="chat", namespace="a"):
+    """A pool that the operator wrote for a ModelDeployment."""
+    obj = asking_pool(namespace, name, service=f"picker-{name}", label="")
+    obj["metadata"]["ownerReferences"] = [
+        {"apiVersion": "memroute.dev/v1alpha1", "kind": "ModelDeployment", "name": name,
+         "uid": "u", "controller": True}
+    ]  # fmt: skip
+    return obj
+
+
+def fleet_of(cluster, *, served="chat", **more):
+    """A ModelDeployment ``a/chat`` with a replica at 10.0.1.1, as its status says."""
+    obj = router_objects.deployment(served=served, **more)
+    replica = router_objects.pod(served=served, of=obj["metadata"]["name"], address="10.0.1.1")
+    cluster.put("pods", replica)
+    cluster.put("modeldeployments", router_objects.told(obj, replica))
+
+
+async def test_one_picker_serves_modeldeployments_and_every_pool_that_asks():
+    """Which is meant says the name of the Service that the gateway has called."""
+    async with cluster_stub() as (cluster, client):
+        fleet_of(cluster)
+        cluster.put("inferencepools", written_pool())
+        cluster.put("inferencepools", asking_pool())
+        cluster.put("inferencepools", asking_pool("third", label="no", service="picker-no"))
+        cluster.put("pods", pod(namespace="own"))
+        cluster.put("pods", pod(namespace="third", address="10.0.0.9"))
+        async with following(client, fleet=True) as rig, Gateway(rig.port) as gateway:
+            await until(lambda: endpoints(rig) == {"10.0.1.1:8000", "10.0.0.1:9"})
+
+            async def asked(called, model, **more):
+                return await Stream(gateway, called=called).routed(body(model=model), **more)
+
+            own = await asked(b"outbound|9002||picker-own.own.svc.cluster.local", "meta/Llama-3")
+            assert own.endpoint == "10.0.0.1:9"
+            chat = await asked(b"picker-chat.a.svc:9002", "chat")
+            assert chat.endpoint == "10.0.1.1:8000"
+            assert (await asked(b"", "chat")).endpoint == "10.0.1.1:8000"
+            # A gateway that does not say which pool may say which endpoints.
+            hinted = await asked(b"", "meta/Llama-3", subset=["10.0.0.1:9"])
+            assert hinted.endpoint == "10.0.0.1:9"
+            # Nobody gets into another's pool by a name.
+            for called, model in (
+                (b"", "meta/Llama-3"), (b"", "own/llama"), (b"", "llama"),
+                (b"", kept_as("own/llama")), (b"picker-chat.a.svc:9002", kept_as("own/llama")),
+                (b"picker-chat.a.svc:9002", "meta/Llama-3"), (b"picker-no.third.svc", "x"),
+            ):  # fmt: skip
+                assert (await asked(called, model)).status == 404
+            assert rig.pools.names() == ["chat"]
+            # It asks no more, or goes: its pods are nobody's any more.
+            cluster.put("inferencepools", asking_pool(label="no"))
+            await until(lambda: endpoints(rig) == {"10.0.1.1:8000"})
+            assert (await asked(b"picker-own.own.svc", "meta/Llama-3")).status == 404
+
+
+async def test_a_modeldeployments_pool_leads_to_its_own_replicas_alone():
+    """Two may serve one name: a gateway has the endpoints of the pool that it asks for."""
+    async with cluster_stub() as (cluster, client):
+        for index, name in enumerate(("blue", "green")):
+            obj = router_objects.deployment(name=name)
+            replica = router_objects.pod(name=f"{name}-0", of=name, address=f"10.0.1.{index + 1}")
+            cluster.put("pods", replica)
+            cluster.put("modeldeployments", router_objects.told(obj, replica))
+            cluster.put("inferencepools", written_pool(name))
+        async with following(client, fleet=True) as rig, Gateway(rig.port) as gateway:
+            await until(lambda: endpoints(rig) == {"10.0.1.1:8000", "10.0.1.2:8000"})
+            for name, address in (("blue", "10.0.1.1:8000"), ("green", "10.0.1.2:8000")):
+                for _ in range(4):
+                    stream = Stream(gateway, called=b"picker-%b.a.svc:9002" % name.encode())
+                    assert (await stream.routed(body(model="chat"))).endpoint == address
+            stream = Stream(gateway, called=b"picker-blue.a.svc:9002")
+            answer = await stream.routed(body(model="chat"), subset=["10.0.1.2:8000"])
+            assert (answer.status, answer.sets["x-memroute-reason"]) == (503, "no-ready-replica")
+
+
+async def test_a_modeldeployments_pod_in_somebody_elses_pool_stays_where_it_is():
+    """Two ledgers of one engine would each see half of what it holds."""
+    async with cluster_stub() as (cluster, client):
+        fleet_of(cluster)
+        cluster.put("inferencepools", asking_pool("a", ports=(8000,)))
+        cluster.put("pods", pod(namespace="a"))
+        async with following(client, fleet=True) as rig:
+            await until(lambda: endpoints(rig) == {"10.0.1.1:8000", "10.0.0.1:8000"})
+            assert [r.info.served_model for r in rig.replicas if r.info.pod == "chat-0"] == ["chat"]
+
+
+async def test_several_pools_that_are_named_are_told_apart():
+    """Without ModelDeployments, and each with the ports of its own ranks."""
+    async with cluster_stub() as (cluster, client):
+        cluster.put("inferencepools", asking_pool("one", "a", service="p-a", ports=(8000, 8001)))
+        cluster.put("inferencepools", asking_pool("two", "b", service="p-b", label=""))
+        cluster.put("pods", pod(namespace="one"))
+        cluster.put("pods", pod(namespace="two", address="10.0.0.2"))
+        named = [("one", "a"), ("two", "b"), ("two", "absent")]
+        async with following(client, *named) as rig, Gateway(rig.port) as gateway:
+            await until(lambda: len(endpoints(rig)) == 3)
+            for called, wanted in (
+                (b"p-a.one.svc", {"10.0.0.1:8000", "10.0.0.1:8001"}),
+                (b"p-b.two.svc", {"10.0.0.2:9"}),
+            ):  # fmt: skip
+                streams = [Stream(gateway, called=called) for _ in range(8)]
+                found = [await one.routed(body(model="any")) for one in streams]
+                assert {one.endpoint for one in found} == wanted
+            assert (await Stream(gateway).routed(body(model="any"))).status == 404
+
+
+async def test_pools_that_may_not_be_read_or_are_no_kind_keep_no_modeldeployment_waiting(caplog):
+    """Rights may come later, and so may the CRD; each is told once."""
+    async with cluster_stub() as (cluster, client):
+        fleet_of(cluster)
+        cluster.fault = lambda call: (
+            refuse(403, "Forbidden", "may not list inferencepools")
+            if call.plural == "inferencepools"
+            else refuse(404, "NotFound") if call.plural == "inferenceobjectives" else None
+        )  # fmt: skip
+        async with following(client, fleet=True) as rig, Gateway(rig.port) as gateway:
+            await until(lambda: endpoints(rig) == {"10.0.1.1:8000"})
+            await until(lambda: cluster.count("GET", "inferencepools") > 3)
+            told = [r for r in caplog.records if "may not list inferencepools" in r.getMessage()]
+            assert len(told) == 1
+            assert (await Stream(gateway).routed(body(model="chat"))).endpoint == "10.0.1.1:8000"
+            cluster.put("inferencepools", asking_pool())
+            cluster.put("pods", pod(namespace="own"))
+            cluster.fault = lambda _call: None
+            await until(lambda: "10.0.0.1:9" in endpoints(rig))
+
+
+def objective(name="batch", namespace="a", **spec):
+    return {"metadata": {"namespace": namespace, "name": name}, "spec": spec}
+
+
+async def test_priorities_are_those_of_objectives_and_flags_fill_what_is_missing():
+    """They change while the picker runs, and the newer group's word counts."""
+    async with cluster_stub() as (cluster, client):
+        fleet_of(cluster)
+        cluster.put("inferenceobjectives", objective(priority=-7))
+        async with following(client, fleet=True, flags=("--objective", "night=-3")) as rig:
+            objectives = rig.router.objectives
+            await until(lambda: objectives.of(b"batch", "a") == -7)
+            assert objectives.of(b"batch", "b") is None
+            assert objectives.of(b"batch", None) == -7
+            assert objectives.of(b"night", "a") == -3
+            cluster.put("inferenceobjectives", objective(priority=5))
+            await until(lambda: objectives.of(b"batch", "a") == 5)
+            cluster.remove("inferenceobjectives", "a/batch")
+            await until(lambda: objectives.of(b"batch", "a") is None)
+
+
+async def test_an_objective_of_the_pools_own_namespace_is_a_requests_priority():
+    """Two namespaces may call different things batch."""
+    flags = ("--trust-headers", "--max-queue-seconds", "60")
+    async with cluster_stub() as (cluster, client):
+        fleet_of(cluster)
+        cluster.put("inferencepools", written_pool())
+        cluster.put("inferenceobjectives", objective(priority=9))
+        cluster.put("inferenceobjectives", objective(namespace="b", priority=-9))
+        async with following(client, fleet=True, flags=flags) as rig, Gateway(rig.port) as gateway:
+            await until(lambda: endpoints(rig) == {"10.0.1.1:8000"})
+            await until(lambda: rig.router.objectives.of(b"batch", "b") == -9)
+            held = []
+            rig.pools.get("chat").submit = lambda request: held.append(request.profile.priority)
+            for called in (b"picker-chat.a.svc", b""):
+                Stream(gateway, called=called).ask(
+                    body(model="chat"), x_llm_d_inference_objective="batch"
+                )
+            await until(lambda: len(held) == 2)
+            assert held == [9, 0]
+
+
+@pytest.mark.parametrize(
+    ("spec", "priority"),
+    [({}, 0), ({"priority": 7}, 7), ({"priority": -5000}, -1000), ({"priority": "9"}, 0),
+     ({"priority": True}, 0)],
+)  # fmt: skip
+def test_an_objective_has_the_priority_that_it_says_within_bounds(spec, priority):
+    assert priority_of({"spec": spec}) == priority
+
+
+def test_namespaces_that_disagree_make_an_objective_unknown_where_none_is_said():
+    known = Objectives({b"batch": 1})
+    known.replace({"a/batch": objective(priority=3), "b/batch": objective(priority=4)})
+    assert [known.of(b"batch", where) for where in ("a", "b", "c", None)] == [3, 4, 1, 1]
+    known.replace({"a/batch": objective(priority=3), "b/batch": objective(priority=3)})
+    assert known.of(b"batch", None) == 3
+
+
+def test_a_service_that_two_pools_name_says_nothing():
+    book = PoolBook()
+    one, other = (PoolTarget(namespace="a", deployment=name) for name in ("x", "y"))
+    assert book.target(b"p.a.svc") is None
+    book.replace([(("a", "p"), one), (("a", "q"), other)])
+    assert book.target(b"p.a.svc:9002") == one
+    for number in range(100):  # whoever calls chooses the name
+        assert book.target(b"p%d.a.svc" % number) is None
+    assert len(book._of_authority) < 10
+    book.replace([(("a", "p"), one), (("a", "p"), other)])
+    assert book.target(b"p.a.svc:9002") is None
+
+
+def test_no_model_can_have_the_name_by_which_a_foreign_pool_is_kept():
+    """Replicas of a ModelDeployment that was named so would get another's requests."""
+    assert name_of("own/llama") == "own/llama"
+    assert name_of(kept_as("own/llama")) is None
+
+
 @pytest.mark.parametrize(
     "flags",
     [["--inference-pool", "llama"], ["--max-endpoints", "9"], ["--objective", "x"],
      ["--objective", "x=2000"], ["--inference-pool", "a/b", "--config", "x"],
-     ["--max-attempts", "2"]],
+     ["--max-attempts", "2"], ["--inference-pool", "a/b", "--inference-pools"],
+     ["--inference-pools", "--config", "x"]],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_told(flags, capsys):
     """Before anything starts, in one line."""

@@ -14,7 +14,7 @@ NAME_LABEL = "app.kubernetes.io/name"
 PART_OF_LABEL = "app.kubernetes.io/part-of"
 COMPONENT_LABEL = "app.kubernetes.io/component"
 MEMROUTE = "memroute"
-OPERATOR, ROUTER = "operator", "router"
+OPERATOR, ROUTER, PICKER = "operator", "router", "picker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,12 @@ class Facts:
     webhooks: Objects
     """Validating and mutating configurations."""
     model_deployments: Objects
+    pools: Objects | None
+    """InferencePools; None: the kind is not installed."""
+    objectives: Objects
+    """InferenceObjectives of either group; none where neither kind is installed."""
+    pool_services: Objects
+    """Services of the namespaces that have pools."""
     view: FleetView | Unread | None
     """What the operator has told; None: nothing yet."""
     own_rights: Rights
@@ -136,7 +142,7 @@ class Facts:
         return f"the operator of {operator.namespace}" if self.others else "the operator"
 
     def programs(self, component: str) -> Objects:
-        """Deployments of memroute's operator or router, in whatever namespace."""
+        """Deployments of one of memroute's programs, in whatever namespace."""
         if isinstance(self.deployments, Unread):
             return self.deployments
         return tuple(one for one in self.deployments if is_program(one, component))
@@ -155,7 +161,7 @@ class Facts:
 
 
 def is_program(obj: KubeObject, component: str) -> bool:
-    """Whether labels say that it is memroute's operator or router."""
+    """Whether labels say that it is this program of memroute."""
     labels = labels_of(obj)
     is_ours = MEMROUTE in (labels.get(NAME_LABEL), labels.get(PART_OF_LABEL))
     return is_ours and labels.get(COMPONENT_LABEL) == component

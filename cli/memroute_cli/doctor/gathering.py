@@ -26,10 +26,12 @@ from memroute_cli.doctor.facts import (
 )
 from memroute_kube import (
     CONFIG_MAPS,
+    ENDPOINT_SLICES,
     LEASES,
     MODEL_DEPLOYMENTS,
     NODES,
     PODS,
+    SERVICES,
     ApiError,
     KubeObject,
     KubernetesClient,
@@ -37,13 +39,12 @@ from memroute_kube import (
 )
 from memroute_kube.client import NOT_FOUND
 from memroute_kube.errors import FORBIDDEN
+from memroute_kube.gateway import INFERENCE_OBJECTIVES, INFERENCE_POOLS
 from memroute_kube.resources import DAEMON_SETS, DEPLOYMENTS, NAMESPACES, RUNTIME_CLASSES
 from memroute_kube.shapes import mapping
 from memroute_operator.readings.fleet_view import VIEW_NAME, FleetView, read_view
 
-SERVICES = Resource(plural="services", kind="Service")
 QUOTAS = Resource(plural="resourcequotas", kind="ResourceQuota")
-ENDPOINT_SLICES = Resource(group="discovery.k8s.io", plural="endpointslices", kind="EndpointSlice")
 WEBHOOKS = tuple(
     Resource(
         group="admissionregistration.k8s.io", plural=plural, kind=kind, namespaced=False
@@ -84,6 +85,7 @@ async def look_at(
     ]  # fmt: skip
     # What is installed says where it is: of several releases the one that was named comes first.
     places = {str(one["metadata"]["namespace"]): one for one in operators}
+    pools = await _if_known(client, INFERENCE_POOLS)
     order = sorted(places, key=lambda name: name != namespace) or [namespace]
     namespace = order[0]
     asked = [await _operator(client, name, places.get(name), deployments) for name in order]
@@ -106,6 +108,9 @@ async def look_at(
         quotas=await _all(client, QUOTAS),
         webhooks=await _webhooks(client),
         model_deployments=await _models(client),
+        pools=pools,
+        objectives=await _objectives(client),
+        pool_services=await _all(client, SERVICES, _namespaces_of(pools)),
         view=asked[0].view,
         own_rights=await _rights(client, own_rights(namespace), None),
         operator_rights=asked[0].rights,
@@ -127,7 +132,12 @@ async def _operator(
         account = account if program is not None else "memroute-operator"
         rights = await _rights(
             client,
-            operator_rights(namespace, scopes),
+            operator_rights(
+                namespace,
+                scopes,
+                leads_gateways=program is not None
+                and bool(arguments_of(program, "--picker-selector")),
+            ),
             f"system:serviceaccount:{namespace}:{account}",
         )
     return Operator(namespace=namespace, rights=rights, view=await _view(client, namespace))
@@ -145,8 +155,8 @@ def _nothing(why: Unread, namespace: str, request: RequestOutcome | None) -> Fac
         now=datetime.now(UTC), program_version=__version__, namespace=namespace,
         server_version=why, crd=why, deployments=why, daemon_sets=why, pods=why, nodes=why,
         leases=why, services=why, endpoint_slices=why, runtime_classes=why, namespaces=why,
-        quotas=why, webhooks=why, model_deployments=why, view=why, own_rights=why,
-        operator_rights=why, request=request,
+        quotas=why, webhooks=why, model_deployments=why, pools=why, objectives=why,
+        pool_services=why, view=why, own_rights=why, operator_rights=why, request=request,
     )  # fmt: skip
 
 
@@ -197,6 +207,29 @@ async def _models(client: KubernetesClient) -> Objects:
         return tuple((await client.list(MODEL_DEPLOYMENTS))[0])
     except ApiError as error:
         return () if error.status == NOT_FOUND else _unread(error, "list modeldeployments")
+
+
+async def _if_known(client: KubernetesClient, resource: Resource) -> Objects | None:
+    """None where the kind is not installed."""
+    try:
+        return tuple((await client.list(resource))[0])
+    except ApiError as error:
+        return None if error.status == NOT_FOUND else _unread(error, f"list {resource.plural}")
+
+
+async def _objectives(client: KubernetesClient) -> Objects:
+    found: list[KubeObject] = []
+    for resource in INFERENCE_OBJECTIVES:
+        some = await _if_known(client, resource)
+        if isinstance(some, Unread):
+            return some
+        found += some or ()
+    return tuple(found)
+
+
+def _namespaces_of(pools: Objects | None) -> list[str]:
+    known = () if pools is None or isinstance(pools, Unread) else pools
+    return sorted({str(one["metadata"]["namespace"]) for one in known})
 
 
 async def _webhooks(client: KubernetesClient) -> Objects:

@@ -108,9 +108,18 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 
 {{/* Whether routers look for each other. */}}
 {{- define "memroute.hasPeers" -}}
-{{- $this := dict "root" . "component" "router" "values" .Values.router -}}
-{{- $enabled := .Values.router.peers.enabled -}}
-{{- ternary (eq (include "memroute.isSeveral" $this) "true") $enabled (kindIs "invalid" $enabled) -}}
+{{- include "memroute.looksForPeers" (dict "root" . "component" "router" "values" .Values.router) -}}
+{{- end }}
+
+{{/* Whether the pods of a component look for each other. */}}
+{{- define "memroute.looksForPeers" -}}
+{{- $enabled := .values.peers.enabled -}}
+{{- ternary (eq (include "memroute.isSeveral" .) "true") $enabled (kindIs "invalid" $enabled) -}}
+{{- end }}
+
+{{/* Whether the operator leads gateways to a picker: this release's, or one that a setting names. */}}
+{{- define "memroute.leadsGateways" -}}
+{{- or .Values.picker.enabled (not (kindIs "invalid" .Values.operator.settings.pickerSelector)) -}}
 {{- end }}
 
 {{/* The spec of a pod but for its containers and volumes. */}}
@@ -313,6 +322,9 @@ take over what another release had, unless --take-ownership is said.
 {{- end -}}
 {{- if and .Values.router.peers.enabled (not .Values.router.enabled) -}}
 {{- fail "memroute: router.peers.enabled makes no sense with router.enabled=false" -}}
+{{- end -}}
+{{- if and .Values.picker.peers.enabled (not .Values.picker.enabled) -}}
+{{- fail "memroute: picker.peers.enabled makes no sense with picker.enabled=false" -}}
 {{- end -}}
 {{- if and .Values.operator.enabled (not .Values.operator.leaderElection) (gt (int .Values.operator.replicas) 1) -}}
 {{- fail "memroute: operator.replicas is above 1, and operator.leaderElection=false lets all of them write" -}}

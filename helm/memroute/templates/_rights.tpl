@@ -38,6 +38,21 @@
 - apiGroups: [""]
   resources: [events]
   verbs: [create, list]
+{{- if eq (include "memroute.leadsGateways" .) "true" }}
+{{ include "memroute.operator.gateways" . }}
+{{- end }}
+{{- end }}
+{{- define "memroute.operator.gateways" -}}
+# What leads gateways to the picker, where spec.routing.gateway or a pool's label asks for it.
+- apiGroups: [inference.networking.k8s.io]
+  resources: [inferencepools]
+  verbs: [list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [get, list, watch, create, patch, delete]
 {{- end }}
 {{- define "memroute.operator.own" -}}
 # The Lease that says which operator writes.
@@ -101,5 +116,15 @@
 # The other routers.
 - apiGroups: [""]
   resources: [pods]
+  verbs: [list, watch]
+{{- end }}
+{{- define "memroute.picker.reads" -}}
+{{ include "memroute.router.reads" . }}
+- apiGroups: [inference.networking.k8s.io]
+  resources: [inferencepools]
+  verbs: [list, watch]
+# Priorities of requests, in either group that the kind has had.
+- apiGroups: [llm-d.ai, inference.networking.x-k8s.io]
+  resources: [inferenceobjectives]
   verbs: [list, watch]
 {{- end }}

@@ -6,4 +6,5 @@ LASTING = ("Ready", "Resolved", "Named", "Placed", "Available", "Progressing")
 ABNORMAL = (
     "Reconciling", "Stalled", "Paused", "Degraded", "Overbooked", "OverQuota", "FootprintDrift",
     "DeviceMetricsStale", "TargetsUnmet", "TemplateOutdated", "PolicyUnknown", "AdaptersFailing",
+    "GatewayNotReady",
 )  # fmt: skip

@@ -10,6 +10,7 @@ from memroute.units import GIB
 from memroute_kube import KubeObject
 from memroute_kube.resources import LABEL_DEPLOYMENT
 from memroute_operator.adapters.telling import View, failing_adapters, told_adapters
+from memroute_operator.gateway.telling import NOTHING, GatewayView
 from memroute_operator.plan import Outcome
 from memroute_operator.pod.templates import Templates
 from memroute_operator.readings.router_metrics import TargetsReport
@@ -61,6 +62,7 @@ def deployment_status(
     url: str | None = None,
     views: Mapping[str, View] = MappingProxyType({}),
     kv_tokens: Mapping[str, int] = MappingProxyType({}),
+    gateway: GatewayView | None = None,
     now: datetime,
 ) -> dict[str, Any]:
     """The whole ``status``. ``assigned_devices``: pod → UUIDs that the device plugin gave it.
@@ -71,6 +73,7 @@ def deployment_status(
     ``routing``: what routers are told; None says nothing of it.
     ``views``: which adapters replicas were seen to have, by the uid of their pod.
     ``url``: where clients find the routers; None where the operator was not told.
+    ``gateway``: what gateways say of its pool; None where none is written.
     """
     wanted = [replica for replica in replicas if replica.key in outcome.kept]
     ready = [replica for replica in replicas if replica.is_ready]
@@ -91,6 +94,7 @@ def deployment_status(
         "TargetsUnmet": None if targets is None else _targets_unmet(deployment, targets),
         "TemplateOutdated": None if templates is None else templates.condition(deployment, wanted),
         "PolicyUnknown": policy_unknown(deployment),
+        "GatewayNotReady": (gateway or NOTHING).condition,
     }
     told = None
     if routing is not None:
@@ -112,6 +116,7 @@ def deployment_status(
         "kvPressure": _pressure(ready, kv_projected_ratio),
         **placement_fields(replicas, assigned_devices, kv_tokens),
         **rollout_fields(deployment, wanted, outcome),
+        "gateway": (gateway or NOTHING).part,
         "conditions": _with_times(deployment, conditions, now),
     }
     if deployment.returned_from is not None:

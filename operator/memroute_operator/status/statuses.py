@@ -14,6 +14,7 @@ from memroute_operator.actions.carry_out import FIRST_WAIT_SECONDS, MAX_WAIT_SEC
 from memroute_operator.actions.lanes import Lanes
 from memroute_operator.adapters.keeper import AdapterKeeper
 from memroute_operator.adapters.telling import View
+from memroute_operator.gateway.keeper import GatewayKeeper
 from memroute_operator.gather import Facts
 from memroute_operator.isolation import PatientPlanner
 from memroute_operator.loop_lag import Turns
@@ -56,6 +57,8 @@ class Statuses:
     """What hubs say of models; None where none is asked."""
     adapters: AdapterKeeper | None = None
     """Which adapters replicas have; None where none are loaded."""
+    gateway: GatewayKeeper | None = None
+    """What gateways say of its pool; None where none is written."""
     router_url: str | None = None
     """Where clients find the routers; None where nobody has said."""
     _failures: Backoff[str] = field(
@@ -145,6 +148,7 @@ class Statuses:
                 routing=routing,
                 url=self.router_url,
                 views=self._views(),
+                gateway=None if self.gateway is None else self.gateway.view(deployment),
                 troubles=self._troubles(deployment, replicas, facts, planning, loss),
                 now=datetime.now(UTC),
             )

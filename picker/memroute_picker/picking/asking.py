@@ -28,10 +28,14 @@ class Asking:
     __slots__ = (
         "_num_bytes", "_pieces", "_side", "allowed", "fields", "has_head", "has_trailers",
         "is_allowed_a_wish", "is_bodiless", "length", "method", "peer", "scheme", "target",
+        "target_pool",
     )  # fmt: skip
 
-    def __init__(self, side: PickerSide, peer: bytes) -> None:
-        """``peer``: the gateway's address, while nobody else's is known."""
+    def __init__(self, side: PickerSide, peer: bytes, called: bytes) -> None:
+        """``peer``: the gateway's address, while nobody else's is known.
+
+        ``called``: by which name it has called the picker.
+        """
         self._side = side
         self._pieces: list[bytes] = []
         self._num_bytes = 0
@@ -49,6 +53,8 @@ class Asking:
         """The endpoints that it may go to; None: any."""
         self.is_allowed_a_wish = False
         """Whether they are a wish, and any other will do where none of them is there."""
+        self.target_pool = side.book.target(called)
+        """Which pool the gateway asks for; None: it does not say."""
         self.peer = peer
         """The client, as the gateway names it."""
         self.scheme = b"http"
@@ -74,7 +80,8 @@ class Asking:
             return Declined(400, f"more than one {head.twice.decode('latin-1')}")
         if head.length is not None and head.length > self._side.max_body_bytes:
             return self._too_large()
-        renamed(fields, self._side.objectives)
+        target = self.target_pool
+        renamed(fields, self._side.objectives, None if target is None else target.namespace)
         return None
 
     def take_piece(self, piece: bytes) -> Declined | None:

@@ -1,8 +1,8 @@
 """What others call the claims that memroute reads: one name for each from here on."""
 
-from collections.abc import Mapping
 from typing import Final
 
+from memroute_picker.pools.objectives import Objectives
 from memroute_picker.protocol.names import FAIRNESS, MODEL_REWRITE, OBJECTIVE, TPOT, TTFT
 from memroute_router.http.fields import EXPLAIN, PRIORITY, TENANT, TTFT_MILLISECONDS
 
@@ -20,11 +20,14 @@ _NAMED: Final[tuple[tuple[tuple[bytes, ...], bytes], ...]] = (
 )
 
 
-def renamed(fields: dict[bytes, bytes], objectives: Mapping[bytes, int]) -> None:
+def renamed(
+    fields: dict[bytes, bytes], objectives: Objectives, namespace: str | None = None
+) -> None:
     """Give claims the names by which they are read; memroute's own name goes before others'.
 
-    ``objectives``: the priority of each objective that is known. Latency targets of each token are
-    the pool's (``tpotTargetMilliseconds``): what a request asks of them is not read.
+    ``namespace``: of the pool that the request is for, where objectives are looked up; None: the
+    gateway does not say. Latency targets of each token are the pool's
+    (``tpotTargetMilliseconds``): what a request asks of them is not read.
     """
     for names, ours in _NAMED:
         if ours not in fields:
@@ -33,9 +36,10 @@ def renamed(fields: dict[bytes, bytes], objectives: Mapping[bytes, int]) -> None
                 if value is not None:
                     fields[ours] = value
                     break
-    if objectives and PRIORITY not in fields:
+    if PRIORITY not in fields:
         for name in OBJECTIVE:
-            priority = objectives.get(fields.get(name, b""))
+            value = fields.get(name)
+            priority = None if value is None else objectives.of(value, namespace)
             if priority is not None:
                 fields[PRIORITY] = b"%d" % priority
                 break

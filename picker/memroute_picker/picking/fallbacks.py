@@ -19,6 +19,29 @@ def named(replicas: Iterable[Replica], endpoints: list[bytes]) -> list[Replica]:
     ]
 
 
+def of_deployment(pool: Pool, namespace: str, deployment: str) -> frozenset[str] | None:
+    """The replicas of a ModelDeployment among those that serve a model; None: all of them are.
+
+    Where it has none and the model is its own, those that will come: None, too.
+    """
+    replicas = pool.replicas
+    keys = frozenset(
+        [
+            key
+            for key, replica in replicas.items()
+            if replica.info.deployment == deployment and replica.info.namespace == namespace
+        ]
+    )
+    if replicas:
+        return None if len(keys) == len(replicas) else keys
+    settings = pool.settings
+    is_own = settings is not None and (settings.namespace, settings.deployment) == (
+        namespace,
+        deployment,
+    )
+    return None if is_own else keys
+
+
 def endpoints_of(value: object) -> list[bytes]:
     """What a hint names: a text or a list of them, each of which may be several with commas."""
     given = value if isinstance(value, list) else [value]

@@ -52,11 +52,12 @@ class Process(Handler):
         "asking", "call", "deadline_at", "telling",
     )  # fmt: skip
 
-    def __init__(self, side: PickerSide, call: Call) -> None:
+    def __init__(self, side: PickerSide, call: Call, called: bytes = b"") -> None:
+        """``called``: by which name the gateway has called the picker."""
         self._side = side
         self._state = RECEIVING
         self.call = call
-        self.asking = Asking(side, call.peer)
+        self.asking = Asking(side, call.peer, called)
         self.telling = Telling(side, call)
         self._exchange: GatewayExchange | None = None
         self._request: PickedRequest | None = None
@@ -229,7 +230,7 @@ class Process(Handler):
     def _pass_to_any(self, exchange: GatewayExchange) -> None:
         """A request that is none of the API goes to a ready replica, and is not admitted."""
         side, asking = self._side, self.asking
-        ready = side.ready()
+        ready = side.ready(asking.target_pool)
         if asking.allowed is not None:
             wanted = named(ready, asking.allowed)
             ready = wanted or (ready if asking.is_allowed_a_wish else [])

@@ -1,10 +1,12 @@
 """A request's life where a gateway carries it: the router's, but for the way to the engine."""
 
+from collections.abc import Callable
+
 from memroute.traffic.admission import RejectReason
 from memroute.traffic.dispatch import Lease
 from memroute_picker.picking.attempt import PickedAttempt
 from memroute_picker.picking.exchange import GatewayExchange
-from memroute_picker.picking.fallbacks import named
+from memroute_picker.picking.fallbacks import named, of_deployment
 from memroute_router.lifecycle.attempt import Attempt
 from memroute_router.lifecycle.lifecycle import Lifecycle
 from memroute_router.lifecycle.outcomes import Outcome
@@ -26,7 +28,7 @@ NOWHERE = Refusal(
 class PickedRequest(Lifecycle):
     """One request, from its arrival to its end."""
 
-    __slots__ = ("_gateway",)
+    __slots__ = ("_gateway", "_is_narrowed")
 
     def __init__(
         self, services: Services, exchange: GatewayExchange, route: Route, number: int
@@ -34,6 +36,8 @@ class PickedRequest(Lifecycle):
         """``number``: of the request, for its id."""
         super().__init__(services, exchange, route, number)
         self._gateway = exchange
+        self._is_narrowed = False
+        """Whether the profile says where the gateway lets it go."""
 
     def header_lines(self, authority: bytes) -> bytes:
         """Header lines that the engine gets beside those of the client."""
@@ -72,19 +76,50 @@ class PickedRequest(Lifecycle):
         """Never: the gateway asks once, and goes to the others that it was told by itself."""
         return False
 
+    def _find_pool(self) -> Callable[[str], Pool | None] | None:
+        """By what the gateway says of the request, beside the model."""
+        return self._pool_for
+
+    def _pool_for(self, model: str) -> Pool | None:
+        asking, pools = self._gateway.process.asking, self._services.intake.pools
+        target = asking.target_pool
+        if target is not None and target.model:
+            return pools.by_model.get(target.model)
+        found = pools.get(model)
+        if found is None and target is None and asking.allowed:
+            # It does not say which pool, but which endpoints: those of a pool that takes any name.
+            for name in pools.any_name:
+                pool = pools.by_model.get(name)
+                if pool is not None and named(pool.replicas.values(), asking.allowed):
+                    return pool
+        return found
+
     def _seek_room(self) -> None:
-        pool = self._pool
-        allowed = self._gateway.process.asking.allowed
-        if pool is not None and allowed is not None and self.profile.only is None:
+        if self._is_narrowed or self._narrow():
+            super()._seek_room()
+
+    def _narrow(self) -> bool:
+        """Where the gateway lets it go; False: nowhere, which it has been told."""
+        self._is_narrowed = True
+        pool, asking = self._pool, self._gateway.process.asking
+        if pool is None:
+            return True
+        target, only = asking.target_pool, None
+        if target is not None and target.deployment is not None:
+            only = of_deployment(pool, target.namespace, target.deployment)
+        if asking.allowed is not None and (only is None or only):
             keys = frozenset(
-                [replica.info.key for replica in named(pool.replicas.values(), allowed)]
+                [replica.info.key for replica in named(pool.replicas.values(), asking.allowed)]
             )
-            if keys:
-                self.profile.only = keys
-            elif not self._gateway.process.asking.is_allowed_a_wish:
-                self._refuse(Happening.REFUSE, NOWHERE)
-                return
-        super()._seek_room()
+            if only is not None:
+                keys &= only
+            if keys or not asking.is_allowed_a_wish:
+                only = keys
+        if only is not None and not only:
+            self._refuse(Happening.REFUSE, NOWHERE)
+            return False
+        self.profile.only = only
+        return True
 
     def _is_from_proxy(self) -> bool:
         """Whether the gateway is one whose word is believed."""

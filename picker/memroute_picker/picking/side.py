@@ -1,9 +1,11 @@
 """What all streams of a picker share. Made once, in ``app.py``."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
 from memroute_picker.picking.claims import CONTROL_FIELDS
+from memroute_picker.pools.book import PoolBook, PoolTarget
+from memroute_picker.pools.objectives import Objectives
 from memroute_picker.protocol.answers import (
     destination_header,
     destination_metadata,
@@ -44,8 +46,8 @@ class PickerSide:
     """What all streams of a picker share."""
 
     __slots__ = (
-        "_destinations", "budget", "counts", "deadlines", "gate", "is_test", "max_body_bytes",
-        "max_endpoints", "num_requests", "objectives", "on_refusal", "otherwise",
+        "_destinations", "book", "budget", "counts", "deadlines", "gate", "is_test",
+        "max_body_bytes", "max_endpoints", "num_requests", "objectives", "on_refusal", "otherwise",
         "passes_other_paths", "pools", "removals", "services",
     )  # fmt: skip
 
@@ -60,11 +62,15 @@ class PickerSide:
         deadlines: Deadlines,
         max_body_bytes: int,
         max_endpoints: int,
-        objectives: Mapping[bytes, int],
+        objectives: Objectives,
+        book: PoolBook,
         passes_other_paths: bool,
         is_test: bool,
     ) -> None:
-        """``otherwise``: answers what is none of the API. ``max_endpoints``: of one answer."""
+        """``otherwise``: answers what is none of the API. ``max_endpoints``: of one answer.
+
+        ``objectives``: what priorities they have. ``book``: which pool a gateway means.
+        """
         self.services = services
         self.pools = pools
         self.gate: Gate | None = services.gate
@@ -75,6 +81,7 @@ class PickerSide:
         self.max_body_bytes = max_body_bytes
         self.max_endpoints = max_endpoints
         self.objectives = objectives
+        self.book = book
         self.passes_other_paths = passes_other_paths
         """Whether requests that are none of the API go to any ready replica, unadmitted."""
         self.is_test = is_test
@@ -89,13 +96,15 @@ class PickerSide:
         self.removals = remove_headers(names)
         self._destinations: dict[bytes, tuple[bytes, bytes]] = {}
 
-    def ready(self) -> list[Replica]:
-        """All replicas that are ready, whatever they serve."""
+    def ready(self, target: PoolTarget | None) -> list[Replica]:
+        """All replicas that are ready, whatever they serve; of one pool where it is known."""
         return [
             replica
             for pool in self.pools.by_model.values()
             for replica in pool.replicas.values()
-            if replica.backend.is_routable and not replica.health.is_out
+            if replica.backend.is_routable
+            and not replica.health.is_out
+            and (target is None or _is_in(replica, target))
         ]
 
     def destination(self, endpoints: bytes) -> tuple[bytes, bytes]:
@@ -107,3 +116,10 @@ class PickerSide:
             found = destination_header(endpoints), destination_metadata(endpoints)
             self._destinations[endpoints] = found
         return found
+
+
+def _is_in(replica: Replica, target: PoolTarget) -> bool:
+    info = replica.info
+    if target.deployment is None:
+        return info.served_model == target.model
+    return info.namespace == target.namespace and info.deployment == target.deployment

@@ -1,146 +1,166 @@
-"""Keeps the pods of one InferencePool as replicas: watched at the API server, never asked for."""
+"""Follows InferencePools: those that were named, or all that ask for memroute's picker.
+
+What the API server does not know, or does not let this account read, is told once, and looked for
+again: ModelDeployments are served all the same.
+"""
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from memroute_kube import PODS, KubeObject, KubernetesClient, watch_forever
-from memroute_kube.resources import object_key
-from memroute_kube.shapes import OddObjectError
-from memroute_picker.pools.objects import (
+from memroute_kube import KubeObject, KubernetesClient
+from memroute_kube.following import Followed
+from memroute_kube.gateway import (
+    INFERENCE_OBJECTIVES,
     INFERENCE_POOLS,
-    PoolFacts,
-    endpoints_of_pod,
-    read_pool,
+    asks_for_picker,
+    deployment_of_pool,
+    picker_service_of,
 )
-from memroute_router.replicas.pools import Pools, PoolSettings, Replica
+from memroute_kube.shapes import OddObjectError
+from memroute_picker.pools.book import PoolBook, PoolTarget, kept_as
+from memroute_picker.pools.objectives import Objectives
+from memroute_picker.pools.objects import PoolFacts, read_pool
+from memroute_picker.pools.pods import PoolPods
+from memroute_router.app import Membership
+from memroute_router.replicas.pools import Pools, Replica
 
 LOGGER = logging.getLogger(__name__)
-# Before a watch that a bug has ended is begun again. Unit: seconds. Source: chosen by hand.
-RESTART_SECONDS: Final = 1.0
 
 
 class PoolMembership:
-    """A ``Membership``. Owns which pods are there, and the watch of them."""
+    """A ``Membership``. Owns which pools are followed."""
 
     def __init__(
         self,
         client: KubernetesClient,
         pools: Pools,
-        namespace: str,
-        name: str,
         *,
+        named: Sequence[tuple[str, str]] = (),
+        namespaces: Sequence[str] = (),
+        fleet: Membership | None = None,
+        book: PoolBook,
+        objectives: Objectives,
         on_upsert: Callable[[Replica], None],
         on_gone: Callable[[Replica], None],
     ) -> None:
+        """``named``: namespace and name of the pools; none: all that ask for it.
+
+        ``namespaces``: where those are looked for; none for all. ``fleet``: follows
+        ModelDeployments beside; None: there are none. ``book`` and ``objectives`` are kept true.
+        """
         self._client = client
         self._pools = pools
-        self._namespace, self._name = namespace, name
+        self._named: Final = frozenset(f"{namespace}/{name}" for namespace, name in named)
+        self._fleet = fleet
+        self._book, self._objectives = book, objectives
         self._on_upsert, self._on_gone = on_upsert, on_gone
-        self._facts: PoolFacts | None = None
-        self._pods: asyncio.Task[None] | None = None
-        self._keys: dict[str, set[str]] = {}
-        """The replicas of each pod."""
-        self._has_pool = False
-        self._has_pods = False
-        pools.default_model = name
-        pools.configure_model(name, PoolSettings(namespace=namespace, deployment=name))
+        self._by_key: dict[str, PoolPods] = {}
+        self._facts: dict[str, PoolFacts] = {}
+        where = sorted({namespace for namespace, _ in named}) or namespaces
+        self._inference_pools = Followed(
+            client, INFERENCE_POOLS, where, on_change=self._pools_changed
+        )
+        self._kinds_of_objectives = [
+            Followed(client, kind, where, on_change=self._objectives_changed)
+            for kind in INFERENCE_OBJECTIVES
+        ]
+        for key in self._named:
+            self._pods_of(key)
+        if len(self._named) == 1:
+            # Whatever a gateway calls the picker: there is no other pool that it could mean.
+            pools.default_model = self._model_of(next(iter(self._named)))
 
     @property
     def is_synced(self) -> bool:
-        """Whether the first lists are complete; a pool that is not there has no pods."""
-        return self._has_pool and (self._facts is None or self._has_pods)
+        """Whether the first lists are complete."""
+        if self._fleet is not None:
+            # Pools that cannot be listed are no reason to serve no ModelDeployment.
+            is_known = self._inference_pools.is_listed or self._inference_pools.trouble is not None
+            return self._fleet.is_synced and is_known and self._have_pods
+        return self._inference_pools.is_listed and self._have_pods
+
+    @property
+    def _have_pods(self) -> bool:
+        return all(pods.is_synced for pods in self._by_key.values())
 
     async def follow(self) -> None:
-        """Follow the pool and its pods until cancelled."""
+        """Follow pools, their pods and objectives until cancelled."""
         try:
-            async for event in watch_forever(
-                self._client, INFERENCE_POOLS, self._namespace, keeps_objects=False
-            ):
-                if event.type == "SYNCED":
-                    self._has_pool = True
-                elif event.key == f"{self._namespace}/{self._name}":
-                    self.pool_seen(None if event.type == "DELETE" else event.object)
+            async with asyncio.TaskGroup() as group:
+                for one in (self._inference_pools, *self._kinds_of_objectives):
+                    group.create_task(one.run(), name=one.resource.plural)
+                if self._fleet is not None:
+                    group.create_task(self._fleet.follow(), name="fleet")
         finally:
-            self._follow_pods(None)
+            for pods in self._by_key.values():
+                pods.follow(None)
 
-    def pool_seen(self, obj: KubeObject | None) -> None:
-        """The pool is there, or has changed; None: it is gone."""
-        facts: PoolFacts | None = None
-        if obj is not None:
-            try:
-                facts = read_pool(obj)
-            except OddObjectError as error:
-                LOGGER.warning("pool cannot be read pool=%s reason=%s", self._name, error)
-                return  # what it said before holds
-        if facts == self._facts:
-            return
-        LOGGER.info("pool=%s facts=%s", self._name, facts)
-        self._follow_pods(facts)
+    def _objectives_changed(self) -> None:
+        known: dict[str, KubeObject] = {}
+        for kind in reversed(self._kinds_of_objectives):  # the newer group's word counts
+            known |= kind.objects
+        self._objectives.replace(known)
 
-    def _follow_pods(self, facts: PoolFacts | None) -> None:
-        """Follow the pods of another selector: those that it does not name are gone."""
-        self._facts, self._has_pods = facts, False
-        if self._pods is not None:
-            self._pods.cancel()
-            self._pods = None
-        if facts is None:
-            self._leave(set(self._keys))
-        else:
-            self._pods = asyncio.create_task(self._watch_pods(facts), name="pods")
+    def _pools_changed(self) -> None:
+        found = self._inference_pools.objects
+        targets: list[tuple[tuple[str, str], PoolTarget]] = []
+        followed = set()
+        for key, pool in found.items():
+            target = self._target_of(key, pool)
+            if target is None:
+                continue
+            service = picker_service_of(pool)
+            if service is not None:
+                targets.append(((service.namespace, service.name), target))
+            if target.deployment is None:
+                followed.add(key)
+        self._book.replace(targets)
+        for key in followed | self._by_key.keys():
+            pods = self._pods_of(key)
+            pods.follow(self._read(key, found[key]) if key in followed else None)
+            if key not in followed | self._named:
+                pods.end()
+                del self._by_key[key]
+                self._facts.pop(key, None)
 
-    async def _watch_pods(self, facts: PoolFacts) -> None:
-        while True:
-            try:
-                await self._watch_once(facts)
-            except Exception:  # a named boundary: a watch is begun again
-                LOGGER.exception("watch ended retry_seconds=%.0f", RESTART_SECONDS)
-            await asyncio.sleep(RESTART_SECONDS)
+    def _target_of(self, key: str, pool: KubeObject) -> PoolTarget | None:
+        """What the pool's requests may go to; None: it is none of ours."""
+        namespace = key.partition("/")[0]
+        if self._named:
+            if key not in self._named:
+                return None
+        elif self._fleet is not None and (name := deployment_of_pool(pool)) is not None:
+            return PoolTarget(namespace=namespace, deployment=name)
+        elif not asks_for_picker(pool):
+            return None
+        return PoolTarget(namespace=namespace, model=self._model_of(key))
 
-    async def _watch_once(self, facts: PoolFacts) -> None:
-        listed: set[str] | None = set()
-        async for event in watch_forever(
-            self._client,
-            PODS,
-            self._namespace,
-            label_selector=facts.selector,
-            keeps_objects=False,
-        ):
-            if event.type == "SYNCED" or event.object is None:
-                if listed is not None:
-                    self._leave(set(self._keys) - listed)
-                    listed = None
-                self._has_pods = True
-            elif event.type == "DELETE":
-                self._leave({event.key})
-            else:
-                if listed is not None:
-                    listed.add(event.key)
-                self.pod_seen(event.object, facts)
-
-    def pod_seen(self, pod: KubeObject, facts: PoolFacts) -> None:
-        """A pod is there, or has changed."""
-        key = object_key(pod)
+    def _read(self, key: str, pool: KubeObject) -> PoolFacts | None:
+        """What it says; what it said before where it cannot be read."""
         try:
-            infos = endpoints_of_pod(pod, facts, self._name)
+            self._facts[key] = read_pool(pool)
         except OddObjectError as error:
-            LOGGER.warning("pod cannot be read pod=%s reason=%s", key, error)
-            infos = []
-        before = self._keys.get(key, set())
-        now = {info.key for info in infos}
-        for gone in before - now:
-            self._remove(gone)
-        for info in infos:
-            self._on_upsert(self._pools.upsert_replica(info))
-        self._keys[key] = now
+            LOGGER.warning("pool cannot be read pool=%s reason=%s", key, error)
+        return self._facts.get(key)
 
-    def _leave(self, pods: set[str]) -> None:
-        for pod in pods:
-            for key in self._keys.pop(pod, set()):
-                self._remove(key)
+    def _model_of(self, key: str) -> str:
+        return key.partition("/")[2] if len(self._named) == 1 else kept_as(key)
 
-    def _remove(self, key: str) -> None:
-        replica = self._pools.remove_replica(key)
-        if replica is not None:
-            self._on_gone(replica)
+    def _pods_of(self, key: str) -> PoolPods:
+        pods = self._by_key.get(key)
+        if pods is None:
+            model = self._model_of(key)
+            self._pools.any_name.add(model)
+            pods = self._by_key[key] = PoolPods(
+                self._client,
+                self._pools,
+                key,
+                model,
+                is_alone=len(self._named) == 1,
+                leaves_replicas=self._fleet is not None,
+                on_upsert=self._on_upsert,
+                on_gone=self._on_gone,
+            )
+        return pods

@@ -4,16 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from memroute_kube import KubeObject, Resource
+from memroute_kube import KubeObject
 from memroute_kube.resources import ANNOTATION_DRAINING
 from memroute_kube.shapes import OddObjectError, is_object_name, listed, mapping, shown
 from memroute_router.discovery.kube_objects import MAX_PORT, is_serving, pod_address
 from memroute_router.http.client import Endpoint
 from memroute_router.replicas.pools import ReplicaInfo
 
-INFERENCE_POOLS: Final = Resource(
-    group="inference.networking.k8s.io", plural="inferencepools", kind="InferencePool"
-)
 ACTIVE_PORTS: Final = "inference.networking.k8s.io/active-ports"
 """On pods: which of the pool's ports serve, separated by commas."""
 # Of a pool. Source: its schema.
@@ -53,10 +50,18 @@ def read_pool(obj: KubeObject) -> PoolFacts:
     )
 
 
-def endpoints_of_pod(pod: KubeObject, pool: PoolFacts, model: str) -> list[ReplicaInfo]:
+def endpoints_of_pod(
+    pod: KubeObject,
+    pool: PoolFacts,
+    name_of_pool: str,
+    *,
+    model: str | None = None,
+    is_alone: bool = True,
+) -> list[ReplicaInfo]:
     """A replica for each of the pool's ports; none while the pod has no address.
 
-    ``model``: the name of the pool that they are in. Raises ``OddObjectError``.
+    ``model``: by which the pool is kept; None: by its name. ``is_alone``: whether no other pool is
+    followed, so that a pod's name is enough of a name. Raises ``OddObjectError``.
     """
     metadata = mapping(pod.get("metadata"))
     namespace, name, uid = (metadata.get(each) for each in ("namespace", "name", "uid"))
@@ -70,12 +75,13 @@ def endpoints_of_pod(pod: KubeObject, pool: PoolFacts, model: str) -> list[Repli
     annotations = mapping(metadata.get("annotations"))
     is_going = "deletionTimestamp" in metadata or ANNOTATION_DRAINING in annotations
     is_routable = is_serving(pod) and not is_going
+    called = str(name) if is_alone else f"{name_of_pool}/{name}"
     return [
         ReplicaInfo(
             namespace=str(namespace),
-            pod=str(name) if len(pool.ports) == 1 else f"{name}:{port}",
-            deployment=model,
-            served_model=model,
+            pod=called if len(pool.ports) == 1 else f"{called}:{port}",
+            deployment=name_of_pool,
+            served_model=model or name_of_pool,
             endpoint=Endpoint(address, port),
             promised_capacity_tokens=None,
             max_context_tokens=None,

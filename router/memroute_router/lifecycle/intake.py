@@ -72,8 +72,8 @@ class Intake:
     """One request on its way to its profile. Owns what was parsed of it."""
 
     __slots__ = (
-        "_fields", "_grant", "_held_bytes", "_on_tokenized", "_received_at_seconds", "_services",
-        "_trusts_headers", "parsed", "pool",
+        "_fields", "_find_pool", "_grant", "_held_bytes", "_on_tokenized", "_received_at_seconds",
+        "_services", "_trusts_headers", "parsed", "pool",
     )  # fmt: skip
 
     def __init__(
@@ -84,17 +84,20 @@ class Intake:
         received_at_seconds: float,
         trusts_headers: bool = False,
         grant: Grant | None = None,
+        find_pool: Callable[[str], Pool | None] | None = None,
     ) -> None:
         """``fields``: by lower-case name. ``received_at_seconds``: on the monotonic clock.
 
         ``trusts_headers``: whether what they claim was checked before. ``grant``: what the key may
-        do that they came with; None: keys are off.
+        do that they came with; None: keys are off. ``find_pool``: which pool serves a model, for
+        whoever knows more of the request than that; None: what the pools say.
         """
         self._services = services
         self._fields = fields
         self._received_at_seconds = received_at_seconds
         self._trusts_headers = trusts_headers
         self._grant = grant
+        self._find_pool = find_pool or services.pools.get
         self._on_tokenized: Callable[[], None] | None = None
         self._held_bytes = 0
         """Counted of its document; given back when that is done with."""
@@ -147,7 +150,7 @@ class Intake:
         if grant is not None and not grant.allows(parsed.model):
             # By the name alone, before it is looked up: a key learns nothing of others' models.
             return forbidden(parsed.model)
-        self.pool = self._services.pools.get(parsed.model)
+        self.pool = self._find_pool(parsed.model)
         if self.pool is None:
             name = parsed.model[:MAX_MODEL_CHARACTERS]
             return unknown(unknown_model(name, self._services.names_for(self._fields)))
@@ -262,7 +265,7 @@ class Intake:
         """The LoRA adapter that is asked for; empty: the model itself, or whatever it is."""
         if model == pool.model:
             return ""
-        return "" if pool.model == self._services.pools.default_model else model
+        return "" if pool.model in self._services.pools.any_name else model
 
     def _session(self, parsed: ParsedRequest) -> str:
         """What the client calls the conversation: a header's word goes before the body's."""

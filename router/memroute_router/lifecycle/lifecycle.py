@@ -27,6 +27,7 @@ alone, and what it held is given back.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -139,6 +140,7 @@ class Lifecycle:
             received_at_seconds=exchange.received_at,
             trusts_headers=services.trusts_headers or self._is_from_proxy(),
             grant=grant,
+            find_pool=self._find_pool(),
         )
         refusal = intake.read(self._route, exchange.body)
         if intake.parsed is not None:
@@ -153,6 +155,10 @@ class Lifecycle:
             self._phase = after(self._phase, Happening.TOKENIZE)
         else:
             self._sized()
+
+    def _find_pool(self) -> Callable[[str], Pool | None] | None:
+        """Which pool serves a model, for this request; None: as the pools say."""
+        return None
 
     def _tokenized(self) -> None:
         """A thread has counted the prompt's tokens, or could not."""

@@ -300,8 +300,10 @@ class Pools:
         self._by_adapter: dict[str, Pool] = {}
         """A model's own name goes before an adapter's."""
         self.default_model = ""
-        """Whose pool serves what nobody else does, under any name: engines that memroute has not
-        deployed know the names that they serve; empty: there is none."""
+        """Whose pool serves what nobody else does; empty: there is none."""
+        self.any_name: set[str] = set()
+        """Models whose pools serve under any name: engines that memroute has not deployed know the
+        names that they serve. Nobody can ask for such a pool by the name that it has here."""
         self._claims: dict[str, list[_Claim]] = {}
         """Adapter → who asks for it, the oldest first."""
         self._model_of: dict[str, str] = {}
@@ -313,6 +315,8 @@ class Pools:
 
     def get(self, model: str) -> Pool | None:
         """The pool that serves a model or an adapter; None when nobody does or should."""
+        if model in self.any_name and model != self.default_model:
+            return None
         found = self.by_model.get(model) or self._by_adapter.get(model)
         if found is None and self.default_model:
             return self.by_model.get(self.default_model)
@@ -320,7 +324,8 @@ class Pools:
 
     def names(self) -> list[str]:
         """What clients can ask for: models and adapters."""
-        return sorted({*self.by_model, *self._by_adapter})
+        unnamed = self.any_name - {self.default_model}
+        return sorted({*self.by_model, *self._by_adapter} - unnamed)
 
     def upsert_replica(self, info: ReplicaInfo) -> Replica:
         """A replica is there, or has changed.

@@ -6,6 +6,7 @@ from memroute_cli.doctor.checks import (
     api,
     crd,
     devices,
+    gateways,
     lease,
     lost_devices,
     models,
@@ -22,8 +23,8 @@ from memroute_cli.doctor.finding import Finding
 Check = Callable[[Facts], Iterator[Finding]]
 CHECKS: tuple[Check, ...] = (
     api.check, crd.check, programs.check, lease.check, rights.check, devices.check,
-    lost_devices.check, network.check, namespaces.check, webhooks.check, models.check,
-    request.check,
+    lost_devices.check, network.check, gateways.check, namespaces.check, webhooks.check,
+    models.check, request.check,
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from memroute_cli.doctor.facts import (
     OPERATOR,
+    PICKER,
     ROUTER,
     Facts,
     Unread,
@@ -25,12 +26,13 @@ MANY_RESTARTS = 5
 
 
 def check(facts: Facts) -> Iterator[Finding]:
-    """Of operator and router: there, ready, and of which release."""
-    for component in (OPERATOR, ROUTER):
+    """Of each program: there, ready, and of which release. A picker need not be there."""
+    for component in (OPERATOR, ROUTER, PICKER):
         found = facts.programs(component)
         if isinstance(found, Unread):
-            yield unknown(component, found.why, found.next_step)
-        elif not found:
+            if component != PICKER:
+                yield unknown(component, found.why, found.next_step)
+        elif not found and component != PICKER:
             yield failed(
                 component, f"no Deployment of the {component} is in the cluster",
                 "helm install memroute helm/memroute -n memroute-system --create-namespace",

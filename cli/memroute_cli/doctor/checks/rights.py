@@ -26,6 +26,16 @@ WRITTEN = (
     ("create", "policy", "poddisruptionbudgets"), ("delete", "policy", "poddisruptionbudgets"),
     ("create", "", "events"), ("list", "", "events"),
 )  # fmt: skip
+# Beside it, where it leads gateways to a picker (--picker-selector).
+GATEWAYS = tuple(
+    (verb, group, resource)
+    for group, resource, verbs in (
+        ("inference.networking.k8s.io", "inferencepools", "list watch create patch delete"),
+        ("", "services", "get list watch create patch delete"),
+        ("discovery.k8s.io", "endpointslices", "get list watch create patch delete"),
+    )
+    for verb in verbs.split()
+)
 
 
 def own_rights(namespace: str) -> tuple[Right, ...]:
@@ -38,10 +48,13 @@ def own_rights(namespace: str) -> tuple[Right, ...]:
     )
 
 
-def operator_rights(namespace: str, scopes: Iterable[str] = ()) -> tuple[Right, ...]:
+def operator_rights(
+    namespace: str, scopes: Iterable[str] = (), *, leads_gateways: bool = False
+) -> tuple[Right, ...]:
     """What the operator does: a test compares them with its roles.
 
-    ``scopes``: the namespaces that it looks after and writes in; none: all.
+    ``scopes``: the namespaces that it looks after and writes in; none: all. ``leads_gateways``:
+    whether it writes InferencePools.
     """
     own = (
         ("create", "coordination.k8s.io", "leases", None),
@@ -62,7 +75,7 @@ def operator_rights(namespace: str, scopes: Iterable[str] = ()) -> tuple[Right, 
         *(
             Right(verb, group, resource, scope)
             for scope in tuple(scopes) or (None,)
-            for verb, group, resource in WRITTEN
+            for verb, group, resource in WRITTEN + (GATEWAYS if leads_gateways else ())
         ),
         *(Right(verb, group, resource, namespace, name) for verb, group, resource, name in own),
         Right("list", "coordination.k8s.io", "leases", "kube-node-lease"),

@@ -1,0 +1,235 @@
+"""Keeps what gateways need of memroute as it is to be, and says how that goes.
+
+Where the picker is not installed (no ``--picker-selector``) nothing is watched or written. What is
+there is watched, by every operator; the one that leads writes, as a part of its step: an object
+that somebody changes or deletes is as before within seconds. Nothing is concluded from what cannot
+be listed. That the kind InferencePool is not installed hurts nothing else, and is looked for again
+every few seconds.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from memroute_kube import ENDPOINT_SLICES, SERVICES, ApiError, KubeObject, KubernetesClient
+from memroute_kube.client import CONFLICT, MERGE_PATCH
+from memroute_kube.following import Followed
+from memroute_kube.gateway import INFERENCE_POOLS, LABEL_PICKER_SERVICE
+from memroute_kube.resources import object_key
+from memroute_operator.actions.backoff import Backoff, Failure
+from memroute_operator.actions.lanes import Lanes
+from memroute_operator.gateway.deciding import (
+    Change,
+    Existing,
+    GatewayPlan,
+    Verb,
+    failure_mode,
+    owners_of,
+    plan_gateway,
+    wish_key,
+)
+from memroute_operator.gateway.differences import removal
+from memroute_operator.gateway.pickers import Pickers, find_pickers
+from memroute_operator.gateway.telling import (
+    NAME_TAKEN,
+    NOT_READ,
+    NOTHING,
+    PICKER_NOT_INSTALLED,
+    POOLS_NOT_INSTALLED,
+    REFUSED,
+    GatewayView,
+    missing,
+    pool_view,
+)
+from memroute_operator.metrics import OperatorMetrics
+from memroute_operator.readings.sources import PodSelector
+from memroute_operator.spec.deployment import Deployment
+
+LOGGER = logging.getLogger(__name__)
+FIELD_MANAGER = "memroute-operator"
+# How often it is looked whether the picker's pods have changed: nothing else wakes the operator
+# for pods of others. Unit: seconds. Source: chosen by hand, about a gateway's own health checks.
+LOOK_SECONDS = 1.0
+# Before what was refused is tried again. Unit: seconds. Source: those of actions (``carry_out``).
+FIRST_WAIT_SECONDS = 1.0
+MAX_WAIT_SECONDS = 300.0
+
+
+@dataclass(slots=True, kw_only=True)
+class GatewayKeeper:
+    """Owns what is known of InferencePools, Services and EndpointSlices, and what failed."""
+
+    client: KubernetesClient
+    lanes: Lanes
+    metrics: OperatorMetrics
+    pods: Callable[[], Iterable[KubeObject]]
+    """All pods that are known."""
+    selector: PodSelector | None
+    """Of the picker's pods; None: there is no picker."""
+    is_tls: bool = False
+    """Whether the picker serves by TLS."""
+    on_change: Callable[[], None]
+    clock: Callable[[], float]
+    rng: random.Random
+    namespaces: Sequence[str] = ()
+    """That are looked after; none for all."""
+    _pickers: Pickers = field(default_factory=lambda: Pickers(namespace=None, labels=None, port=0))
+    _watches: tuple[Followed, ...] = ()
+    _plan: GatewayPlan = field(default_factory=lambda: GatewayPlan(changes={}, taken={}))
+    _failures: Backoff[str] = field(
+        default_factory=lambda: Backoff(
+            first_seconds=FIRST_WAIT_SECONDS, max_seconds=MAX_WAIT_SECONDS
+        )
+    )
+
+    def __post_init__(self) -> None:
+        """Nothing is watched before ``run``."""
+        if self.selector is not None:
+            follow = partial(Followed, self.client, namespaces=self.namespaces)
+            self._watches = (
+                follow(INFERENCE_POOLS, on_change=self.on_change),
+                *(
+                    follow(one, label_selector=LABEL_PICKER_SERVICE, on_change=self.on_change)
+                    for one in (SERVICES, ENDPOINT_SLICES)
+                ),
+            )
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        if self.selector is None:
+            return
+        async with asyncio.TaskGroup() as group:
+            for one in self._watches:
+                group.create_task(one.run(), name=one.resource.plural)
+            group.create_task(self._look_forever(), name="pickers")
+
+    async def _look_forever(self) -> None:
+        while True:
+            self.look()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def look(self) -> None:
+        """Look where the picker's pods are."""
+        if self.selector is None or not self._watches[0].objects:
+            return
+        found = find_pickers(self.pods(), self.selector, is_tls=self.is_tls)
+        if found != self._pickers:
+            LOGGER.info("pickers addresses=%s", ",".join(found.addresses) or "none")
+            self._pickers = found
+            self.on_change()
+
+    def start(self, deployments: Iterable[Deployment]) -> None:
+        """Start what is to be done where the lane is free; the rest comes with a later step."""
+        if self.selector is None or not all(one.is_listed for one in self._watches):
+            return
+        pools, services, slices = (one.objects for one in self._watches)
+        # Pods of the picker are known since the first list, though nobody has asked for them yet.
+        self._pickers = find_pickers(self.pods(), self.selector, is_tls=self.is_tls)
+        existing = Existing(pools=pools, services=services, slices=slices)
+        self._plan = plan_gateway(deployments, existing, self._pickers)
+        now = self.clock()
+        for key, changes in self._plan.changes.items():
+            if self._failures.waiting(key, now) is None:
+                self.lanes.start(key, partial(self._carry_out, key, changes), is_awaited=False)
+        self._failures.forget_old(now)
+
+    def next_due_seconds(self, now_seconds: float) -> float | None:
+        """When the first that was refused is tried again; None when none was."""
+        return self._failures.next_due_seconds(now_seconds)
+
+    def view(self, deployment: Deployment) -> GatewayView:
+        """What its status says of gateways."""
+        if failure_mode(deployment) is None:
+            return NOTHING
+        if self.selector is None:
+            why = (
+                "spec.routing.gateway needs the endpoint picker, which is not installed: "
+                "picker.enabled in the chart, or --picker-selector"
+            )
+            return missing(PICKER_NOT_INSTALLED, why)
+        return self._hindrance(wish_key(deployment)) or pool_view(
+            deployment,
+            self._watches[0].objects.get(deployment.key),
+            len(self._pickers.addresses),
+        )
+
+    def _hindrance(self, key: str) -> GatewayView | None:
+        """Why not all of it is there; None where nothing is in the way."""
+        if self._watches[0].is_missing:
+            why = (
+                f"the cluster does not know the kind {INFERENCE_POOLS.kind} "
+                f"({INFERENCE_POOLS.api_version}): install the Gateway API inference extension; "
+                "the pool is written as soon as it is there"
+            )
+            return missing(POOLS_NOT_INSTALLED, why)
+        for one in self._watches:
+            if one.trouble is not None:
+                return missing(NOT_READ, f"{one.resource.plural} are not known: {one.trouble}")
+        if key in self._plan.taken:
+            return missing(NAME_TAKEN, self._plan.taken[key])
+        failure = self._failures.last(key)
+        return None if failure is None else missing(failure.reason, failure.told)
+
+    async def _carry_out(self, key: str, changes: list[Change]) -> None:
+        for change in changes:
+            try:
+                await self._write(change)
+            except ApiError as error:
+                if not error.is_global:
+                    self._failed(key, change, error)
+                return
+            LOGGER.info("%s %s %s", change.verb, change.resource.kind, change.key)
+        self._failures.succeeded(key)
+
+    async def _write(self, change: Change) -> None:
+        metadata = change.body["metadata"]
+        namespace, name = metadata["namespace"], metadata["name"]
+        if change.verb is Verb.DELETE:
+            await self.client.delete(change.resource, namespace, name, uid=metadata["uid"])
+            return
+        if change.verb is Verb.CREATE:
+            try:
+                await self.client.create(change.resource, namespace, change.body)
+            except ApiError as error:
+                if error.status != CONFLICT:
+                    raise
+                if change.resource is INFERENCE_POOLS:
+                    return  # all of them are watched: the next step knows whose it is
+                # It is there, and does not have our label: is it ours all the same?
+                found = await self.client.get(change.resource, namespace, name)
+                if not set(owners_of(found)) & set(owners_of(change.body)):
+                    raise
+            else:
+                return
+        applied = await self.client.apply(
+            change.resource, namespace, change.body, field_manager=FIELD_MANAGER
+        )
+        patch = removal(applied, change.body)
+        if patch is not None:
+            await self.client.patch(
+                change.resource, namespace, name, patch, content_type=MERGE_PATCH
+            )
+
+    def _failed(self, key: str, change: Change, error: ApiError) -> Failure:
+        is_taken = change.verb is Verb.CREATE and error.status == CONFLICT
+        what = f"{change.resource.kind} {object_key(change.body)}"
+        failure = self._failures.failed(
+            key,
+            reason=NAME_TAKEN if is_taken else REFUSED,
+            message=f"there is a {what} that memroute did not write: remove it"
+            if is_taken
+            else f"the API server refused {what}: {error.message}",
+            now_seconds=self.clock(),
+            chance=self.rng.random(),
+            retry_after_seconds=error.retry_after_seconds,
+        )
+        self.metrics.on_failure(change.verb, error.status)
+        LOGGER.warning(
+            "gateway object refused verb=%s object=%s error=%s retry_seconds=%.0f",
+            change.verb, what, error, failure.retry_seconds,
+        )  # fmt: skip
+        self.on_change()
+        return failure
