@@ -24,7 +24,12 @@ POOL_OBJECTS = {
     "http1": {"app": "protocols", "protocol": "http"},
     "http2": {"app": "protocols", "ports": (3001,), "protocol": "kubernetes.io/h2c"},
     "engines": {"app": "engines", "ports": (8000,)},
+    "left": {"app": "primary"},
+    "right": {"app": "secondary"},
 }
+PICKERS = {name: [name] for name in POOL_OBJECTS if name not in {"left", "right"}}
+PICKERS["shared"] = ["left", "right"]
+"""Pickers, and the pools that they serve: a Service for each pool."""
 FLAGS = {"engines": ["--max-queue-seconds", "0"]}
 """Of the pools' pickers: this one holds nothing, and so refuses when its pool is full."""
 ENGINE_TOKENS = 8192
@@ -53,11 +58,15 @@ class Mesh:
                 name = f"{app}-{number}"
                 self._add(mesh_pods.model_server(cluster, name, app, ports=ports, h2c=h2c))
         self._add(mesh_pods.engine(cluster, "engines-0", "engines", capacity_tokens=ENGINE_TOKENS))
-        for name, facts in POOL_OBJECTS.items():
-            service = f"{name}-picker"
-            cluster.apply(mesh_pods.picker_service(service), pool(name, picker=service, **facts))
+        for name, pools in PICKERS.items():
+            for each in pools:
+                service = f"{each}-picker"
+                cluster.apply(
+                    mesh_pods.picker_service(service, f"{name}-picker"),
+                    pool(each, picker=service, **POOL_OBJECTS[each]),
+                )
             flags = FLAGS.get(name, ["--conformance-test"])
-            self._add(mesh_pods.picker(cluster, name, *flags))
+            self._add(mesh_pods.picker(cluster, f"{name}-picker", pools, *flags))
         cluster.apply(*(pod.manifest() for pod in self.pods.values()))
         for pod in self.pods.values():
             if pod.namespace == INFRA:

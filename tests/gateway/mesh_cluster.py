@@ -36,14 +36,14 @@ PILOT_SETTINGS = {
 }
 # Clusters would wait for certificates that only Istio's own node agent hands out.
 MESH = {"enableAutoMtls": False}
-PICKER_RIGHTS = [
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
-    {
-        "apiGroups": ["inference.networking.k8s.io"],
-        "resources": ["inferencepools"],
-        "verbs": ["get", "list", "watch"],
-    },
-]
+INSTALLED = Path(__file__).parents[2] / "deploy/components/endpoint-picker/picker.yaml"
+
+
+def picker_rights() -> list[dict]:
+    """What a picker may do, as it is installed."""
+    objects = yaml.safe_load_all(INSTALLED.read_text())
+    (role,) = (one for one in objects if one["kind"] == "ClusterRole")
+    return role["rules"]
 
 
 class MeshCluster(KubectlCluster):
@@ -124,7 +124,7 @@ class MeshCluster(KubectlCluster):
         self.apply(
             {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _named("picker")},
             {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
-             "metadata": _named("picker"), "rules": PICKER_RIGHTS},
+             "metadata": _named("picker"), "rules": picker_rights()},
             {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
              "metadata": _named("picker"), "subjects": [account],
              "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role",

@@ -183,17 +183,17 @@ def engine(cluster, name, app, *, capacity_tokens):
     )  # fmt: skip
 
 
-def picker(cluster, pool_name, *flags):
-    """A pod with memroute's picker of a pool, as its ServiceAccount."""
+def picker(cluster, name, pools, *flags):
+    """A pod with memroute's picker of some pools, as its ServiceAccount."""
     address = next_address()
     add_address(address)
     command = [
-        sys.executable, "-m", "memroute_picker", "--inference-pool", f"{APPS}/{pool_name}",
+        sys.executable, "-m", "memroute_picker",
+        *(word for pool in pools for word in ("--inference-pool", f"{APPS}/{pool}")),
         "--host", address, "--port", str(PICKER_PORT), "--ops-port", str(OPS_PORT),
         "--scrape-seconds", "0.5", *flags,
     ]  # fmt: skip
     environment = _python_path() | {"KUBECONFIG": str(cluster.picker_kubeconfig())}
-    name = f"{pool_name}-picker"
     return Pod(
         cluster=cluster, name=name, address=address, labels={"app": name},
         ports=(PICKER_PORT, OPS_PORT), command=command, environment=environment,
@@ -205,14 +205,14 @@ def _python_path() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([*places, os.environ.get("PYTHONPATH", "")])}
 
 
-def picker_service(name: str) -> dict:
-    """The Service of a picker's pods."""
+def picker_service(name: str, app: str) -> dict:
+    """A Service of a picker's pods."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": name, "namespace": APPS},
         "spec": {
-            "selector": {"app": name},
+            "selector": {"app": app},
             "ports": [{"port": PICKER_PORT, "appProtocol": "http2", "name": "grpc"}],
         },
     }

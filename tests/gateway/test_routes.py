@@ -52,3 +52,14 @@ def test_a_pool_is_spoken_to_in_its_protocol(mesh, routes, accepted, pool, app, 
         assert answer.pod == pod.name
         assert answer.headers[SERVED] == wanted
         assert answer.document["protocol"] == protocol
+
+
+def test_one_picker_may_serve_several_pools(mesh, routes, accepted):
+    """Whose request it is says the Service that the gateway has called: each pool has its own."""
+    for name, app in (("left", "primary"), ("right", "secondary")):
+        route, host = routes(rule(name))
+        accepted(route, name)
+        eventually(lambda h=host: ask(mesh.gateway(), h, body=prompt()), is_served)
+        answers = [ask(mesh.gateway(), host, body=prompt()) for _ in range(20)]
+        assert {answer.pod for answer in answers} == {pod.name for pod in mesh.of(app)}
+        assert all(answer.headers[SERVED] for answer in answers)

@@ -65,7 +65,7 @@ def picker_front(envoy: Path) -> Front:
         component="picker",
         overlay="demo-gateway",
         requests=("memroute-picker", "grpc"),
-        operations="memroute-picker",
+        operations="memroute-picker-operations",
         envoy=envoy,
     )
 
