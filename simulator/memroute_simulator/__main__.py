@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from memroute.command_line import CommandLine
@@ -26,12 +27,18 @@ def main() -> None:
     nodes.add_argument("--network", type=int, required=True, help="N of 127.N.0.0/16")
     nodes.add_argument("--cluster-id", required=True)
     nodes.add_argument("--directory", type=Path, required=True, help="the cluster's directory")
-    commands.add_parser(
+    binaries = commands.add_parser(
         "binaries", help="build what a local control plane needs, once; their paths"
+    )
+    binaries.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="these alone (default: all but pilot-discovery, Istio's, which only some tests need)",
     )
     arguments = parser.parse_args()
     if arguments.command == "binaries":
-        _build_binaries()
+        _build_binaries(arguments.names)
         return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     from memroute_simulator.nodes.fleet import (  # noqa: PLC0415
@@ -55,12 +62,14 @@ def main() -> None:
     )
 
 
-def _build_binaries() -> None:
+def _build_binaries(names: Sequence[str]) -> None:
     from memroute_simulator.controlplane import BinaryError, find_binaries  # noqa: PLC0415
     from memroute_simulator.controlplane.recipes import BINARY_SETS  # noqa: PLC0415
 
     try:
-        found = find_binaries([name for each in BINARY_SETS for name in each.packages])
+        found = find_binaries(
+            names or [name for each in BINARY_SETS if not each.is_opt_in for name in each.packages]
+        )
     except BinaryError as error:
         sys.exit(f"memroute-simulator: {error}")
     for name, path in found.items():

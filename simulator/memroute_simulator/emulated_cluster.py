@@ -26,8 +26,52 @@ class KubectlError(RuntimeError):
     """kubectl ended with an error; the message is its own."""
 
 
-class EmulatedCluster(ControlPlane):
-    """A control plane that also runs a fleet of emulated nodes, and a kubectl to speak to it."""
+class KubectlCluster(ControlPlane):
+    """A control plane, and a kubectl to speak to it."""
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """Run kubectl as the administrator; its output. Raises ``KubectlError``."""
+        result = subprocess.run(
+            [find_kubectl(), "--kubeconfig", str(self.kubeconfig), *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if result.returncode:
+            raise KubectlError(result.stderr.strip())
+        return result.stdout
+
+    def get(self, resource: str, *arguments: str) -> list[KubeObject]:
+        """Objects by kubectl's name of their resource, in all namespaces unless one is given."""
+        scope = [] if "-n" in arguments else ["-A"]
+        output = self.kubectl("get", resource, *scope, *arguments, "-o", "json")
+        items: list[KubeObject] = json.loads(output)["items"]
+        return items
+
+    def wait_for(self, what: str, condition: Callable[[], T], *, timeout_seconds: float = 30) -> T:
+        """Poll until ``condition`` returns something true; that. Raises ``TimeoutError``."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            result = condition()
+            if result:
+                return result
+            self.check_alive()
+            if time.monotonic() > deadline:
+                msg = f"waited {timeout_seconds:.0f} s for {what}"
+                raise TimeoutError(msg)
+            time.sleep(POLL_SECONDS)
+
+    def check_alive(self) -> None:
+        """Raise ``RuntimeError`` if a process of the cluster has ended by itself."""
+        for name, process in self._processes:
+            if process.poll() is not None:
+                msg = f"{name} ended with status {process.returncode}:\n{self.log_tail(name)}"
+                raise RuntimeError(msg)
+
+
+class EmulatedCluster(KubectlCluster):
+    """A control plane that also runs a fleet of emulated nodes."""
 
     def __init__(
         self,
@@ -74,26 +118,6 @@ class EmulatedCluster(ControlPlane):
         ]
         return len(ready) == len(self._fleet)
 
-    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """Run kubectl as the administrator; its output. Raises ``KubectlError``."""
-        result = subprocess.run(
-            [find_kubectl(), "--kubeconfig", str(self.kubeconfig), *arguments],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if result.returncode:
-            raise KubectlError(result.stderr.strip())
-        return result.stdout
-
-    def get(self, resource: str, *arguments: str) -> list[KubeObject]:
-        """Objects by kubectl's name of their resource, in all namespaces unless one is given."""
-        scope = [] if "-n" in arguments else ["-A"]
-        output = self.kubectl("get", resource, *scope, *arguments, "-o", "json")
-        items: list[KubeObject] = json.loads(output)["items"]
-        return items
-
     def service_address(self, namespace: str, name: str, port: str) -> str:
         """``host:port`` of a Service's port, by its name. Waits until it is served."""
 
@@ -104,26 +128,6 @@ class EmulatedCluster(ControlPlane):
             return found
 
         return str(self.wait_for(f"the Service {name}", find))
-
-    def wait_for(self, what: str, condition: Callable[[], T], *, timeout_seconds: float = 30) -> T:
-        """Poll until ``condition`` returns something true; that. Raises ``TimeoutError``."""
-        deadline = time.monotonic() + timeout_seconds
-        while True:
-            result = condition()
-            if result:
-                return result
-            self.check_alive()
-            if time.monotonic() > deadline:
-                msg = f"waited {timeout_seconds:.0f} s for {what}"
-                raise TimeoutError(msg)
-            time.sleep(POLL_SECONDS)
-
-    def check_alive(self) -> None:
-        """Raise ``RuntimeError`` if a process of the cluster has ended by itself."""
-        for name, process in self._processes:
-            if process.poll() is not None:
-                msg = f"{name} ended with status {process.returncode}:\n{self.log_tail(name)}"
-                raise RuntimeError(msg)
 
 
 def find_kubectl() -> str:

@@ -95,8 +95,15 @@ def picker(request, endpoints, engines, model, tmp_path_factory):  # noqa: ARG00
 
 
 @contextmanager
-def memroute(folder, endpoints, model, *flags, port=None, capacity_tokens=1_000_000):
+def memroute(folder, endpoints, model, *flags, **how):
     """Memroute's picker, while it is entered; where it is."""
+    with memroute_process(folder, endpoints, model, *flags, **how) as (place, _):
+        yield place
+
+
+@contextmanager
+def memroute_process(folder, endpoints, model, *flags, port=None, capacity_tokens=1_000_000):
+    """Memroute's picker, while it is entered; where it is, and its process."""
     port = port or free_port()
     path = folder / "fleet.yaml"
     replicas = "".join(
@@ -108,7 +115,7 @@ def memroute(folder, endpoints, model, *flags, port=None, capacity_tokens=1_000_
                "--config", str(path), "--host", "127.0.0.1", "--port", str(port),
                "--ops-port", "0", "--conformance-test", *flags]  # fmt: skip
     with _started(command, port, folder) as process:
-        yield f"127.0.0.1:{port}"
+        yield f"127.0.0.1:{port}", process
         assert process.poll() in {None, -9}, (folder / "log").read_text()
 
 

@@ -17,6 +17,25 @@ START_SECONDS = 60.0
 _API = "type.googleapis.com/envoy.extensions"
 
 
+def watched(config: dict) -> dict:
+    """The same bootstrap, where a picker that hangs is found out within some three seconds.
+
+    By health checks for requests that come later, by pings for those that wait for it already.
+    """
+    cluster = config["static_resources"]["clusters"][1]
+    cluster["common_lb_config"] = {"healthy_panic_threshold": {"value": 0}}
+    cluster["health_checks"] = [{
+        "timeout": "1s", "interval": "1s", "no_traffic_interval": "1s",
+        "unhealthy_threshold": 2, "healthy_threshold": 1,
+        "grpc_health_check": {"service_name": "envoy.service.ext_proc.v3.ExternalProcessor"},
+    }]  # fmt: skip
+    (options,) = cluster["typed_extension_protocol_options"].values()
+    options["explicit_http_config"]["http2_protocol_options"] = {
+        "connection_keepalive": {"interval": "1s", "timeout": "2s"}
+    }
+    return config
+
+
 def bootstrap(picker: str, port: int, modes: tuple[str, str]) -> dict:
     """The bootstrap of an Envoy at ``port`` that asks ``picker`` (``host:port``)."""
     request, response = modes

@@ -1,14 +1,15 @@
 """What becomes of memroute's leases when a part of the way dies: of its own picker alone."""
 
 import re
+import signal
 import socket
 import time
 import urllib.request
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import free_port, memroute
-from picker_gateway import DUPLEX, DUPLEX_NONE, Envoy
+from conftest import free_port, memroute, memroute_process
+from picker_gateway import DUPLEX, DUPLEX_NONE, Envoy, bootstrap, watched
 from picker_web import post
 
 
@@ -27,8 +28,8 @@ def ours(request, engines, endpoints, model, tmp_path):  # noqa: ARG001 - they r
         assert found, text[:2000]
         return sum(map(float, found))
 
-    def start(port=None):
-        return memroute(tmp_path, endpoints, model, "--ops-port", str(ops), port=port)
+    def start(port=None, how=memroute):
+        return how(tmp_path, endpoints, model, "--ops-port", str(ops), port=port)
 
     return start, reserved
 
@@ -40,17 +41,30 @@ def until(condition, seconds=30.0):
         time.sleep(0.05)
 
 
-def begun(envoy, body):
+def begun(envoy, body, how="events=200"):
     """A client whose streamed answer has begun."""
     place = urlsplit(envoy.url)
     client = socket.create_connection((place.hostname, place.port), 30)
     head = (
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-answer: events=200\r\n"
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-answer: %b\r\n"
         b"content-type: application/json\r\ncontent-length: %d\r\n\r\n"
     )
-    client.sendall(head % len(body) + body)
+    client.sendall(head % (how.encode(), len(body)) + body)
     assert b"200" in client.recv(100)
     return client
+
+
+def is_whole(client):
+    """Read to the end; whether the answer was brought to its own."""
+    found = b""
+    try:
+        while data := client.recv(65536):
+            found += data
+            if found.endswith(b"0\r\n\r\n"):
+                return True
+    except ConnectionResetError:
+        pass
+    return False
 
 
 @pytest.mark.parametrize("modes", [DUPLEX, DUPLEX_NONE])
@@ -84,5 +98,41 @@ def test_a_picker_that_dies_and_comes_back(ours, prompt):
         client.close()
         assert post(envoy, prompt()).status == 503
         with start(port):
+            until(lambda: post(envoy, prompt()).status == 200)
+            until(lambda: reserved() == 0)
+
+
+@pytest.mark.parametrize("modes", [DUPLEX, DUPLEX_NONE])
+def test_an_engine_that_resets_in_the_middle_of_an_answer(ours, prompt, modes):
+    """The client sees that its answer is not whole, and no lease is left."""
+    start, reserved = ours
+    with start() as picker, Envoy(picker, free_port(), modes) as envoy:
+        for _ in range(3):
+            client = begun(envoy, prompt(stream=True), "reset=5")
+            assert not is_whole(client)
+            client.close()
+        until(lambda: reserved() == 0)
+        assert post(envoy, prompt()).status == 200
+
+
+def test_a_picker_that_hangs_is_found_out(ours, prompt):
+    """Its gateway pings it: nobody waits for it for ever, and then all is as before."""
+    start, reserved = ours
+    with start(how=memroute_process) as (picker, process):
+        port = free_port()
+        config = watched(bootstrap(picker, port, DUPLEX))
+        with Envoy(picker, port, config=config) as envoy:
+            until(lambda: post(envoy, prompt()).status == 200)
+            client = begun(envoy, prompt(stream=True))
+            until(lambda: reserved() == 1)
+            process.send_signal(signal.SIGSTOP)
+            try:
+                # Neither what waits for it nor what comes later is left hanging.
+                assert post(envoy, prompt()).status == 503
+                assert not is_whole(client)
+                assert post(envoy, prompt()).status == 503
+            finally:
+                process.send_signal(signal.SIGCONT)
+            client.close()
             until(lambda: post(envoy, prompt()).status == 200)
             until(lambda: reserved() == 0)

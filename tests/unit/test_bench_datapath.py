@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from bench.datapath import pages
+from bench.datapath import gateway, pages
 from bench.datapath.__main__ import parse_options, plan_of
 from bench.datapath.cases import CASES, QUICK_RATES, RATES, Results, _highest_rate
 from bench.datapath.report import document_of, ratios, reference_line, tables
@@ -103,3 +103,19 @@ def test_a_step_of_a_page_is_what_is_made_before_requests_have_their_turn(monkey
     whole, longest = pages._cpu(pieces())
     assert (round(whole, 6), round(longest, 6)) == (0.0012, 0.0006)
     assert pages._row("x", [0.001] * 100, 2.0).split() == ["x", "1.00", "1.00", "1.00", "2.0"]
+
+
+@pytest.mark.parametrize(("milliseconds", "word"), [(2.9, "met"), (3.1, "not met")])
+def test_the_bar_of_one_connection_is_of_the_median_round(milliseconds, word):
+    """Rounds of 1, x and 9 ms beside Envoy's own 0.5: x counts, and x - 0.5 is what was added."""
+
+    def run(p99):
+        return gateway.Run(
+            requests=1, errors=0, p50_seconds=0, p99_seconds=p99 / 1e3, picker_seconds=0,
+            envoy_seconds=0,
+        )  # fmt: skip
+
+    told = gateway.verdict([run(0.5)] * 3, [run(1), run(milliseconds), run(9)])
+    assert told.endswith(f"the bar of 3 ms is {word}")
+    assert f"p99 {milliseconds:.2f} ms" in told
+    assert f"{milliseconds - 0.5:.2f} ms over Envoy alone" in told

@@ -289,3 +289,20 @@ def test_every_study_can_be_drawn(study, tmp_path):
     assert f"<!-- {field} -->" in drawn
     if study != "deciding":
         assert "<!-- random -->" in drawn
+
+
+def test_over_http_what_routers_attain_is_set_beside_ours_by_seed():
+    """0.9 of 0.9 and 0.4 of 0.5: 1 and 0.8, and not 1.3 of 1.4."""
+
+    def row(router, seed, attained):
+        return {
+            "case": "kv-cliff", "router": router, "seed": seed, "load": 1.0, "time_scale": 1.0,
+            "attainment_ratio": attained, "num_preemptions": 0, "num_shed": 0,
+            "ttft_seconds": {"p50": 0.1, "p99": 0.2}, "tpot_seconds": {"p90": 0.01},
+        }  # fmt: skip
+
+    rows = [row("memroute", 1, 0.9), row("memroute", 2, 0.5)]
+    rows += [row("envoy+picker", 1, 0.9), row("envoy+picker", 2, 0.4)]
+    (table,) = tables_of("http", rows)
+    (column,) = (each for each in table.columns if each.header == "of memroute's")
+    assert sorted(column.cells) == ["-", "0.900 (0.800 to 1.000)"]

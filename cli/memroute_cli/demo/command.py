@@ -1,5 +1,6 @@
 """``memroute demo``: its options. The work is in ``program.py``."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,6 +23,20 @@ def demo(
     seed: Annotated[
         int, typer.Option(parser=whole(), metavar="N", help="Seed of the traffic.")
     ] = 0,
+    gateway: Annotated[
+        bool,
+        typer.Option(
+            "--gateway",
+            help="The same traffic through Envoy, which asks memroute's picker where to send it.",
+        ),
+    ] = False,
+    envoy: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Of Envoy, with --gateway (default: in .venv-picker, else the one on PATH).",
+        ),
+    ] = None,
 ) -> None:
     """Run memroute on emulated GPU nodes: a real control plane, real traffic, no GPU.
 
@@ -30,8 +45,11 @@ def demo(
     if seconds < 0:
         msg = f"--seconds {seconds:g}: 0 or more"
         raise typer.BadParameter(msg)
+    if envoy is not None and not gateway:
+        msg = "--envoy is for --gateway"
+        raise typer.BadParameter(msg)
     # Before what takes long to import: nobody should wonder whether it runs.
     typer.echo("memroute on this machine: a control plane, five emulated GPU nodes, traffic")
     from memroute_cli.demo.program import demo as run
 
-    run(seconds=seconds, keep=keep, seed=seed)
+    run(seconds=seconds, keep=keep, seed=seed, gateway=gateway, envoy=envoy)

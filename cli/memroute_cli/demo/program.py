@@ -13,6 +13,15 @@ from rich.console import Console
 from rich.live import Live
 
 from memroute_cli.demo.fleet import FLEET
+from memroute_cli.demo.front import (
+    DEPLOY,
+    ROUTER,
+    SYSTEM,
+    EnvoyMissingError,
+    Front,
+    find_envoy,
+    picker_front,
+)
 from memroute_cli.demo.meanwhile import show_meanwhile
 from memroute_cli.demo.readings import Readings, read_programs
 from memroute_cli.demo.summary import Result, checks, print_summary
@@ -26,8 +35,6 @@ from memroute_simulator.controlplane.binaries import unbuilt
 from memroute_simulator.controlplane.cluster import BINARIES
 from memroute_simulator.emulated_cluster import EmulatedCluster, KubectlError
 
-DEPLOY = Path(__file__).parents[3] / "deploy"
-SYSTEM = "memroute-system"
 KILL_AT_RATIO = 0.4
 KILL_ANNOTATION = "simulator.memroute.dev/kill"
 REFRESH_SECONDS = 1.0
@@ -36,7 +43,7 @@ SETTLE_SECONDS = 20.0
 OOM_WORDS = ("OutOfMemoryError", "No available memory", "Free memory on device")
 
 
-def demo(*, seconds: float, keep: bool, seed: int) -> None:
+def demo(*, seconds: float, keep: bool, seed: int, gateway: bool, envoy: Path | None) -> None:
     """All steps; ends by ``typer.Exit``: status 0 only if all that the summary checks is true."""
     console = open_console()
     # Set, not inherited: a shell starts background jobs with SIGINT ignored.
@@ -46,7 +53,12 @@ def demo(*, seconds: float, keep: bool, seed: int) -> None:
         console.print("memroute demo runs from a checkout: its deploy/ folder is missing")
         raise typer.Exit(2)
     try:
-        passed = _run(console, seconds=seconds, keep=keep, seed=seed)
+        front = picker_front(find_envoy(envoy)) if gateway else ROUTER
+    except EnvoyMissingError as error:
+        console.print(f"memroute demo: {error}", markup=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+    try:
+        passed = _run(console, front, seconds=seconds, keep=keep, seed=seed)
     except (BinaryError, ControlPlaneError, KubectlError, TimeoutError, RuntimeError) as error:
         console.print(f"[red]the demo could not go on:[/] {error}")
         raise typer.Exit(1) from error
@@ -60,7 +72,7 @@ def _raise_exit(_number: int, _frame: FrameType | None) -> None:
     sys.exit(143)
 
 
-def _run(console: Console, *, seconds: float, keep: bool, seed: int) -> bool:
+def _run(console: Console, front: Front, *, seconds: float, keep: bool, seed: int) -> bool:
     started = time.monotonic()
 
     def say(text: str) -> None:
@@ -78,19 +90,23 @@ def _run(console: Console, *, seconds: float, keep: bool, seed: int) -> bool:
     say("starting etcd, kube-apiserver, kube-scheduler, kube-controller-manager and five nodes")
     with EmulatedCluster(FLEET, report=say) as cluster:
         say(f"control plane on {cluster.address}, {len(FLEET)} nodes ready")
-        cluster.kubectl("apply", "--server-side", "-k", str(DEPLOY / "demo"))
-        say("kubectl apply --server-side -k deploy/demo: operator and router as pods")
-        for component in ("operator", "router"):
+        cluster.kubectl("apply", "--server-side", "-k", str(DEPLOY / front.overlay))
+        say(
+            f"kubectl apply --server-side -k deploy/{front.overlay}: operator and "
+            f"{front.component} as pods"
+        )
+        for component in ("operator", front.component):
             _wait_ready(cluster, component)
-        router_url, ops_url, operator_url = (
+        ops_url, operator_url = (
             f"http://{cluster.service_address(SYSTEM, name, port)}"
             for name, port in (
-                ("memroute-router", "http"),
-                ("memroute-router-operations", "operations"),
+                (front.operations, "operations"),
                 ("memroute-operator-metrics", "metrics"),
             )
         )
-        say(f"operator {operator_url}/metrics, router {router_url}/v1 and {ops_url}/metrics")
+        router_url = front.open(cluster)
+        entry = front.component if front.envoy is None else f"Envoy {front.envoy}, which asks it,"
+        say(f"operator {operator_url}/metrics, {entry} {router_url}/v1 and {ops_url}/metrics")
         say(f"live map, in a browser: {ops_url}/map/")
         cluster.kubectl("apply", "-k", str(DEPLOY / "samples"))
         say("kubectl apply -k deploy/samples: chat, draft and large")
@@ -112,7 +128,7 @@ def _run(console: Console, *, seconds: float, keep: bool, seed: int) -> bool:
             )
             say(f"traffic has ended: {len(traffic.answers)} requests")
             result = _collect(cluster, traffic, operator_url, ops_url, killed_pod, killed_at)
-            found = checks(result)
+            found = checks(result, through_gateway=front.envoy is not None)
             print_summary(console, result, found)
             passed = all(check.passed for check in found)
         else:

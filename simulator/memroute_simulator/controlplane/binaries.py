@@ -83,7 +83,12 @@ def _cached_or_built(binary_set: BinarySet, report: Report) -> Path:
 
 
 def _cache_key(binary_set: BinarySet) -> str:
-    digest = hashlib.sha256("".join((binary_set.ldflags, *binary_set.gcflags)).encode())
+    told = (
+        binary_set.ldflags,
+        *binary_set.gcflags,
+        *(part for f in binary_set.files for part in f),
+    )
+    digest = hashlib.sha256("".join(told).encode())
     for name in ("go.mod", "go.sum", "main.go"):
         path = MODULES / binary_set.module / name
         digest.update(path.read_bytes() if path.exists() else b"")
@@ -123,7 +128,25 @@ def _build(binary_set: BinarySet, target: Path, report: Report) -> None:
             _run_with_progress(command, module, environment, ", ".join((first, *others)), report)
             for name in others:
                 os.link(output / first, output / name)
+        for name, of_module, pattern in binary_set.files:
+            _copy(go, module, environment, (of_module, pattern), output / name)
         output.rename(target)
+
+
+def _copy(
+    go: Path, module: Path, environment: dict[str, str], source: tuple[str, str], target: Path
+) -> None:
+    """YAML files of one of the modules that were built with, one after the other."""
+    of_module, pattern = source
+    command = [str(go), "list", "-m", "-f", "{{.Dir}}", of_module]
+    told = subprocess.run(
+        command, cwd=module, env=environment, capture_output=True, text=True, check=False
+    )
+    found = sorted(Path(told.stdout.strip()).glob(pattern)) if told.stdout.strip() else []
+    if not found:
+        msg = f"the module {of_module} has no {pattern}: {told.stderr.strip()[-500:]}"
+        raise BinaryError(msg)
+    target.write_text("\n---\n".join(path.read_text() for path in found))
 
 
 def _run_with_progress(

@@ -53,11 +53,20 @@ class ControlPlane:
     """One control plane, from ``start`` to ``stop``. Owns its processes and its directory."""
 
     def __init__(
-        self, *, report: Report = report_to_stderr, node_grace_seconds: int = NODE_GRACE_SECONDS
+        self,
+        *,
+        report: Report = report_to_stderr,
+        node_grace_seconds: int = NODE_GRACE_SECONDS,
+        has_endpoint_slices: bool = False,
     ) -> None:
-        """``node_grace_seconds``: how long a node may be silent before it is unreachable."""
+        """``node_grace_seconds``: how long a node may be silent before it is unreachable.
+
+        ``has_endpoint_slices``: whether Kubernetes writes EndpointSlices itself, which needs pods
+        whose addresses are none of the loopback network.
+        """
         self._report = report
         self._node_grace_seconds = node_grace_seconds
+        self._has_endpoint_slices = has_endpoint_slices
         self.cluster_id = secrets.token_hex(8)
         self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
         self._guardian: subprocess.Popen[bytes] | None = None
@@ -113,7 +122,7 @@ class ControlPlane:
         self._start_guardian()
         authority = CertificateAuthority()
         self._write_certificates(authority)
-        etcd_port, api_port = self._free_port(), self._free_port()
+        etcd_port, api_port = self.free_port(), self.free_port()
         self._start_etcd(binaries["etcd"], etcd_port)
         server = f"https://{self.address}:{api_port}"
         self._write_kubeconfigs(authority, server)
@@ -183,7 +192,8 @@ class ControlPlane:
         self.directory = Path(announced["directory"])
         (self.directory / "tmp").mkdir()
 
-    def _free_port(self) -> int:
+    def free_port(self) -> int:
+        """A port of the control plane's address that nobody has now."""
         with socket.socket() as probe:
             probe.bind((self.address, 0))
             port: int = probe.getsockname()[1]
@@ -231,7 +241,7 @@ class ControlPlane:
             )
 
     def _start_etcd(self, binary: Path, port: int) -> None:
-        client, peer = (f"http://{self.address}:{p}" for p in (port, self._free_port()))
+        client, peer = (f"http://{self.address}:{p}" for p in (port, self.free_port()))
         self.spawn(
             "etcd",
             [
@@ -280,6 +290,7 @@ class ControlPlane:
 
     def _start_controllers(self, binaries: dict[str, Path]) -> None:
         pki = self.directory / "pki"
+        not_run = () if self._has_endpoint_slices else _NOT_RUN
         for name, extra in (
             (
                 "kube-controller-manager",
@@ -288,9 +299,9 @@ class ControlPlane:
                     f"--root-ca-file={pki / 'ca.crt'}",
                     "--use-service-account-credentials=true",
                     f"--node-monitor-grace-period={self._node_grace_seconds}s",
-                    # EndpointSlices refuse loopback addresses, which are all that pods have here;
-                    # the nodes serve Services themselves (``nodes.services``).
-                    f"--controllers=*,{','.join(f'-{name}' for name in _NOT_RUN)}",
+                    # EndpointSlices refuse loopback addresses, which are all that emulated nodes'
+                    # pods have: the nodes serve Services themselves (``nodes.services``).
+                    f"--controllers={','.join(('*', *(f'-{name}' for name in not_run)))}",
                 ],
             ),
             ("kube-scheduler", []),

@@ -35,6 +35,11 @@ class BinarySet:
     gcflags: tuple[str, ...] = ()
     """The compiler's flags, each for the packages that it names; of several the last counts."""
     notice: str
+    files: tuple[tuple[str, str, str], ...] = ()
+    """Files of Go modules that belong beside the binaries: the name here, the module, the path
+    there (of several by ``*``: one after the other)."""
+    is_opt_in: bool = False
+    """Built only when it is asked for by name: no test of ``make test`` needs it."""
 
 
 BINARY_SETS = (
@@ -61,5 +66,26 @@ BINARY_SETS = (
         packages={"helm": "helm.sh/helm/v4/cmd/helm"},
         ldflags="-s -w -X helm.sh/helm/v4/internal/version.version=v4.3.1",
         notice="building Helm, once, about two minutes on two cores",
+    ),
+    BinarySet(
+        module="istio",
+        packages={"pilot-discovery": "istio.io/istio/pilot/cmd/pilot-discovery"},
+        ldflags="-s -w",
+        gcflags=QUICK,
+        notice="building Istio's pilot, once, about four minutes on two cores",
+        files=(
+            (
+                "gateway-api.yaml",
+                "sigs.k8s.io/gateway-api",
+                "config/crd/standard/gateway.networking.k8s.io_*.yaml",
+            ),
+            (
+                "inference-pools.yaml",
+                "sigs.k8s.io/gateway-api-inference-extension",
+                "config/crd/bases/inference.networking.k8s.io_inferencepools.yaml",
+            ),
+            ("istio.yaml", "istio.io/istio", "manifests/charts/base/files/crd-all.gen.yaml"),
+        ),
+        is_opt_in=True,
     ),
 )
