@@ -22,6 +22,12 @@ def deployment(model="Qwen/Qwen3-32B", mode="exclusive", **memory):
     return read_deployment(mdep("m", model=model, mode=mode, **memory))
 
 
+def two_ranks(**memory):
+    obj = mdep("m", model="Qwen/Qwen3-32B", mode="exclusive", **memory)
+    obj["spec"]["parallelism"]["tensorParallelSize"] = 2
+    return read_deployment(obj)
+
+
 def engine_of(of, *, num_devices=1, mode=PlacementMode.EXCLUSIVE):
     """The container of its first replica."""
     where = Placed(
@@ -37,7 +43,7 @@ def engine_of(of, *, num_devices=1, mode=PlacementMode.EXCLUSIVE):
 
 def test_flag_footprint_and_request_say_the_same():
     """Pinned memory that is not requested kills the pod; it is not on the device as well."""
-    plain, of = deployment(), deployment(weightsOnHostGiB=20)
+    plain, of = (two_ranks(**memory) for memory in ({}, {"weightsOnHostGiB": 20}))
     container = engine_of(of, num_devices=2)
     arguments = container["args"]
     assert arguments[arguments.index(FLAG) + 1] == "20"
