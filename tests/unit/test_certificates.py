@@ -9,7 +9,7 @@ import pytest
 from memroute_router.discovery.static import ConfigError, read_config
 from memroute_router.http.tls import EngineTLS, server_files
 from memroute_simulator.controlplane.certificates import CertificateAuthority
-from router_rig import Engine, Rig, body, raw, read_answer, until, whole
+from router_rig import Engine, Rig, body, raw, read_answer, whole
 
 
 class Files:
@@ -257,15 +257,28 @@ def test_a_certificate_and_its_key_may_be_in_two_files_that_change_one_after_the
     assert found.context is not before
 
 
+async def certificate_at(port: int) -> bytes:
+    """What a listener shows to whoever comes now."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    return shown
+
+
 async def test_a_rotation_is_seen_without_being_told(tmp_path, monkeypatch):
     monkeypatch.setattr("memroute_router.app.CERTIFICATE_SECONDS", 0.01)
     files = Files(tmp_path)
     rig = Rig("--tls-cert", str(files.sign("router")))
     await rig.start()
     following = asyncio.create_task(rig.router._follow_certificates())
-    before = rig.router.server._tls.context
+    before = await certificate_at(rig.port)
+    assert await certificate_at(rig.port) == before
     files.sign("router")
-    await until(lambda: rig.router.server._tls.context is not before)
+    async with asyncio.timeout(10):
+        while await certificate_at(rig.port) == before:
+            await asyncio.sleep(0.01)
     following.cancel()
     await rig.stop()
 

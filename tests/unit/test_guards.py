@@ -310,7 +310,7 @@ async def test_a_router_whose_membership_breaks_serves_on(engine_factory, monkey
     membership, stopping = Membership(), asyncio.Event()
     running = asyncio.create_task(rig.router.run(membership, stopping))
     await until(lambda: membership.num_begun >= 3)
-    port = rig.router.server._sockets[0].getsockname()[1]
+    port = rig.router.server.port
     assert (await exchange(port, raw(body())))[0] == 200
     assert faults(rig, "membership") >= 3
     stopping.set()
