@@ -69,7 +69,7 @@ async def run_operator(settings: OperatorSettings) -> None:
             metrics.readings,
             exporters=settings.exporter_selector,
             exporter_port=settings.exporter_port,
-            routers=(settings.router_selector,),
+            routers=settings.front_doors,
             scrape_seconds=settings.scrape_seconds,
             on_change=store.mark_dirty,
             list_slices=list_slices,

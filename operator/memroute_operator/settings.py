@@ -71,6 +71,16 @@ class OperatorSettings:
     fetch_image: str
 
     @property
+    def front_doors(self) -> tuple[PodSelector, ...]:
+        """Who sends requests to replicas: routers, and pickers for the gateways that ask them.
+
+        What they have in flight keeps a replica that drains, and wakes one that sleeps.
+        """
+        if self.picker_selector is None:
+            return (self.router_selector,)
+        return self.router_selector, self.picker_selector
+
+    @property
     def weights(self) -> WeightsSettings:
         """What there is of caches, for those who read ModelDeployments."""
         size = self.model_cache_gib

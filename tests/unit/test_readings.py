@@ -31,6 +31,7 @@ from memroute_operator.readings.sources import (
     SourceLog,
     parse_pod_selector,
 )
+from memroute_operator.settings import parse_settings
 from memroute_operator.store.store import Store
 from served_pages import counter, says, serving
 
@@ -503,3 +504,30 @@ async def test_what_a_node_says_that_cannot_be_is_told_once(caplog):
         assert registry.get_sample_value("memroute_operator_sources_failing", labels) == count
     assert caplog.text.count("a terabyte of HBM") == 1
     assert caplog.text.count("well again") == 1
+
+
+async def test_what_a_picker_has_in_flight_counts_as_a_routers():
+    """A replica that drains, or is put to sleep, must not be empty for routers alone."""
+    settings = parse_settings(
+        ["--router-selector", "memroute/part=router", "--picker-selector", "memroute/part=picker"]
+    )
+    page = (
+        "memroute_router_requests_in_flight"
+        '{model_namespace="default",model_deployment="m",replica="m-0"} 3\n'
+    )
+
+    async with serving(says(page)) as port, open_page_reader() as reader:
+        doors = [
+            pod(name, namespace="memroute", labels={"part": name})
+            for name in ("router", "picker", "else")
+        ]
+        for one in doors:
+            one["spec"]["containers"][0]["ports"] = [{"name": "ops", "containerPort": port}]
+        readings = Readings(
+            reader, Pods(*doors), ReadingMetrics(CollectorRegistry()), exporters=[],
+            exporter_port=9400, routers=settings.front_doors, scrape_seconds=5,
+            on_change=lambda: None,
+        )  # fmt: skip
+        await readings.read_once()
+    assert readings.routers.is_known
+    assert readings.routers.in_flight == {"default/m-0": 6}, "three at each"
