@@ -10,7 +10,6 @@ the API server: statuses tell what it has seen.
 
 import asyncio
 import random
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NoReturn
@@ -27,6 +26,7 @@ from memroute_operator.adapters.reading import Adapter
 from memroute_operator.adapters.telling import View
 from memroute_operator.replicas.replica import Replica
 from memroute_operator.spec.deployment import Deployment
+from memroute_operator.turns import Turns, look_forever
 
 # How often replicas are looked at, in seconds: where something is under way, where something is in
 # the way, and where all is as wanted (an engine that has lost an adapter is found by then).
@@ -39,8 +39,6 @@ TICK_SECONDS = 0.5
 # How long the container that fetches may not answer before that is told, in seconds: chosen by
 # hand. It is back within seconds when it was started again.
 SILENT_SECONDS = 30.0
-# Replicas of a namespace that are told at once: as many as nobody's network minds. By hand.
-MAX_AT_ONCE = 32
 
 
 @dataclass(slots=True)
@@ -74,9 +72,7 @@ class AdapterKeeper:
         self._lists = HeldLists()
         self._targets: dict[str, Target] = {}
         self._due: dict[str, _Due] = {}
-        self._looking: set[str] = set()
-        self._num_looking: Counter[str] = Counter()
-        """How many are being looked at, by namespace."""
+        self._turns: Turns[Target] = Turns()
         self.views: dict[str, View] = {}
         """What replicas were last seen to have, by the uid of their pod."""
 
@@ -116,36 +112,18 @@ class AdapterKeeper:
 
     async def run(self, is_leading: Callable[[], bool]) -> NoReturn:
         """Go on for ever. Only the operator that leads tells engines anything."""
-        async with asyncio.TaskGroup() as looks:
-            while True:
-                await asyncio.sleep(TICK_SECONDS)
-                if is_leading():
-                    for target in self._begun():
-                        looks.create_task(self._look(target))
+        await look_forever(self._begun, self._look, is_leading, tick_seconds=TICK_SECONDS)
 
     async def round(self) -> None:
         """Look once at all that are due."""
         await asyncio.gather(*(self._look(target) for target in self._begun()))
 
     def _begun(self) -> list[Target]:
-        """Those that are to be looked at now, marked so: the longest due first.
-
-        Nobody waits for another one's engine: one that does not answer is looked at alone, and
-        many of them keep the rest of their own namespace at the most.
-        """
+        """Those that are to be looked at now."""
         now = self._clock()
         self._loader.forget_old(now)
-        due = [(one.at_seconds, uid) for uid, one in self._due.items() if one.at_seconds <= now]
-        begun = []
-        for _, uid in sorted(due):
-            target = self._targets.get(uid)
-            if target is None or uid in self._looking:
-                continue
-            if self._num_looking[target.namespace] < MAX_AT_ONCE:
-                self._looking.add(uid)
-                self._num_looking[target.namespace] += 1
-                begun.append(target)
-        return begun
+        due = {uid: one.at_seconds for uid, one in self._due.items()}
+        return self._turns.take(due, self._targets, now)
 
     async def _look(self, target: Target) -> None:
         """See one through. A named boundary: a bug in one is that replica's alone."""
@@ -155,8 +133,7 @@ class AdapterKeeper:
             self._on_bug("adapters", error)
             view, pause = None, TROUBLED_SECONDS
         finally:
-            self._looking.discard(target.uid)
-            self._num_looking[target.namespace] -= 1
+            self._turns.end(target)
         current, now_wanted = self._due.get(target.uid), self._targets.get(target.uid)
         if current is None or now_wanted is None:
             return

@@ -13,19 +13,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from memroute.catalog import accelerator_for_product
 from memroute.errors import UnsupportedShapeError
 from memroute.footprint import EngineType, ReplicaShape
-from memroute.hierarchy import HostLink, host_link_of, host_link_of_text, kv_tier
+from memroute.hierarchy import kv_tier
 from memroute.placement import Placed
 from memroute.units import GIB
 from memroute_kube.resources import ANNOTATION_HOST_KV_NANOSECONDS, ANNOTATION_HOST_KV_TOKENS
-from memroute_kube.shapes import listed, mapping
+from memroute_kube.shapes import mapping
+from memroute_operator.engines.host_fields import host_link_on, said_twice
 from memroute_operator.spec.deployment import Deployment
 
 FIELD = "memory.hostKVCacheGiB"
 FLAG = "--kv-offloading-size"
-# Flags that say the same thing in another way. Abbreviations and underscores are the engine's own.
+# Flags that say the same thing in another way.
 _SAME = ("--kv-offloading-size", "--kv-offloading-backend", "--kv-transfer-config")
 
 
@@ -53,21 +53,12 @@ def host_cache_of(deployment: Deployment, placed: Placed) -> HostCache | None:
     if size is None or shape is None:
         return None
     tier = kv_tier(shape, size * GIB)
-    link = _link_of(placed)
+    link = host_link_on(placed)
     seconds = None
     if link is not None:
         shared = link.shared_by(placed.num_devices)
         seconds = tier.load_seconds(tier.chunk_tokens, shared) / tier.chunk_tokens
     return HostCache(size_gib=size, capacity_tokens=tier.capacity_tokens, token_seconds=seconds)
-
-
-def _link_of(placed: Placed) -> HostLink | None:
-    """As somebody has written on the node; else as the device's data sheet says."""
-    said = None if placed.host_link is None else host_link_of_text(placed.host_link)
-    if said is not None:
-        return said
-    accelerator = accelerator_for_product(placed.product) if placed.product else None
-    return None if accelerator is None else host_link_of(accelerator)
 
 
 def refusal(spec: Mapping[str, Any], engine: EngineType, shape: ReplicaShape | None) -> str | None:
@@ -80,13 +71,9 @@ def refusal(spec: Mapping[str, Any], engine: EngineType, shape: ReplicaShape | N
             f"spec.{FIELD} is for vLLM: {engine.spelled} has no cache there that memroute "
             f"could size; leave it out"
         )
-    for word in listed(mapping(spec.get("engine")).get("args")):
-        name = str(word).partition("=")[0].replace("_", "-").partition(".")[0]
-        if name in _SAME:
-            return (
-                f"spec.{FIELD} and {word!s:.80} in engine.args both say what is kept on the "
-                f"host: leave one of them out"
-            )
+    twice = said_twice(spec, FIELD, _SAME, "what is kept on the host")
+    if twice is not None:
+        return twice
     try:
         if shape is not None:
             kv_tier(shape, size * GIB)

@@ -12,7 +12,8 @@ from typing import Any
 
 from memroute.footprint import EngineType
 from memroute.units import GIB
-from memroute_kube.shapes import listed, mapping
+from memroute_kube.shapes import mapping
+from memroute_operator.engines.host_fields import said_twice
 from memroute_operator.spec.deployment import Deployment
 
 FIELD = "memory.weightsOnHostGiB"
@@ -54,11 +55,4 @@ def refusal(spec: Mapping[str, Any], engine: EngineType) -> str | None:
             f"spec.{FIELD} is for vLLM: {engine.spelled} keeps weights on the host by flags of "
             f"its own, or not at all; leave it out"
         )
-    for word in listed(mapping(spec.get("engine")).get("args")):
-        name = str(word).partition("=")[0].replace("_", "-").partition(".")[0]
-        if name in _SAME:
-            return (
-                f"spec.{FIELD} and {word!s:.80} in engine.args both say which weights stay on "
-                f"the host: leave one of them out"
-            )
-    return None
+    return said_twice(spec, FIELD, _SAME, "which weights stay on the host")

@@ -13,9 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from memroute.catalog import accelerator_for_product
 from memroute.footprint import EngineType, ReplicaFootprint
-from memroute.hierarchy import host_link_of
 from memroute.hierarchy.links import PCIE_3
 from memroute.hierarchy.sleep import DEVICE_REST_BYTES, Sleep, SleepLevel, sleep_of
 from memroute.placement import Placed, PlacementMode
@@ -23,6 +21,7 @@ from memroute_kube.memory_words import PLACEMENT_MODES
 from memroute_kube.shapes import mapping
 from memroute_kube.words import Words
 from memroute_operator.engines import host_weights
+from memroute_operator.engines.host_fields import host_link_on
 from memroute_operator.sleeping.mark import (
     ANNOTATION_SLEEPS,
     ANNOTATION_WAKE_SECONDS,
@@ -76,9 +75,8 @@ def sleep_on(deployment: Deployment, placed: Placed) -> Sleep | None:
     mode = sleep_mode_of(deployment)
     if mode is None or placed.mode is not PlacementMode.SHARED:
         return None
-    accelerator = accelerator_for_product(placed.product) if placed.product else None
-    link = None if accelerator is None else host_link_of(accelerator)
-    return sleep_of(deployment.footprint_on(placed.product), mode.level, link or PCIE_3)
+    link = host_link_on(placed) or PCIE_3
+    return sleep_of(deployment.footprint_on(placed.product), mode.level, link)
 
 
 def annotations(deployment: Deployment, placed: Placed) -> dict[str, str]:

@@ -9,7 +9,6 @@ Owns what each engine was last seen to do, and when it is asked next.
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import NoReturn, assert_never
@@ -21,6 +20,7 @@ from memroute_operator.replicas.replica import Replica
 from memroute_operator.sleeping.calls import Engine, fall_asleep, is_sleeping, wake
 from memroute_operator.sleeping.mark import SleepMark
 from memroute_operator.sleeping.sight import EngineSight
+from memroute_operator.turns import Turns, look_forever
 
 LOGGER = logging.getLogger(__name__)
 # How often it is looked for what is due, in seconds.
@@ -33,8 +33,6 @@ SETTLED_SECONDS = 30.0
 # How long an engine that did not fall asleep is left awake, in seconds: chosen by hand. Its next
 # refusal costs its clients as long as it falls asleep, so it should be rare.
 REFUSED_SECONDS = 600.0
-# Engines of a namespace that are told at once: as the keeper of adapters.
-MAX_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +72,7 @@ class SleepKeeper:
         self._targets: dict[str, Target] = {}
         self._due: dict[str, tuple[SleepMark, bool, float]] = {}
         """Pod → the mark and the leave that its next question is about, and when that is due."""
-        self._looking: set[str] = set()
-        self._num_looking: Counter[str] = Counter()
+        self._turns: Turns[Target] = Turns()
         self.sights: dict[str, EngineSight] = {}
         """What engines were last seen to do, by the uid of their pod."""
         self._refusals: dict[str, tuple[str, float]] = {}
@@ -118,30 +115,16 @@ class SleepKeeper:
 
     async def run(self, is_leading: Callable[[], bool]) -> NoReturn:
         """Go on for ever. Only the operator that leads tells engines anything."""
-        async with asyncio.TaskGroup() as looks:
-            while True:
-                await asyncio.sleep(TICK_SECONDS)
-                if is_leading():
-                    for target in self._begun():
-                        looks.create_task(self._look(target))
+        await look_forever(self._begun, self._look, is_leading, tick_seconds=TICK_SECONDS)
 
     async def round(self) -> None:
         """Ask all that are due once."""
         await asyncio.gather(*(self._look(target) for target in self._begun()))
 
     def _begun(self) -> list[Target]:
-        """Those that are to be asked now, marked so: the longest due first, one call for each."""
-        now = self._clock()
-        begun = []
-        for uid, (_, _, at) in sorted(self._due.items(), key=lambda item: item[1][2]):
-            target = self._targets.get(uid)
-            if at > now or target is None or uid in self._looking:
-                continue
-            if self._num_looking[target.namespace] < MAX_AT_ONCE:
-                self._looking.add(uid)
-                self._num_looking[target.namespace] += 1
-                begun.append(target)
-        return begun
+        """Those that are to be asked now."""
+        due = {uid: at for uid, (_, _, at) in self._due.items()}
+        return self._turns.take(due, self._targets, self._clock())
 
     async def _look(self, target: Target) -> None:
         """See one through. A named boundary: a bug in one is that engine's alone."""
@@ -151,8 +134,7 @@ class SleepKeeper:
             self._on_bug("sleep", error)
             sight = EngineSight(mark=target.mark, trouble="an internal error: see the logs")
         finally:
-            self._looking.discard(target.uid)
-            self._num_looking[target.namespace] -= 1
+            self._turns.end(target)
         due = self._due.get(target.uid)
         if due is not None and due[:2] == (target.mark, target.may_fall_asleep):
             self._due[target.uid] = (*due[:2], self._clock() + _pause(target, sight))
