@@ -20,7 +20,8 @@ from memroute_operator.gather import Facts
 from memroute_operator.plan import Create, PlanContext, Step, plan_step
 from memroute_operator.pod.manifests import replica_pod
 from memroute_operator.pod_template import PodTemplate
-from memroute_operator.replicas.replica import Replica, Seen, read_replica
+from memroute_operator.replicas.reading import read_replica
+from memroute_operator.replicas.replica import Replica, Seen
 from memroute_operator.rules.priorities import Priority, PriorityClasses
 from memroute_operator.spec.deployment import Deployment, read_deployment
 

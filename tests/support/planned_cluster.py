@@ -25,7 +25,8 @@ from memroute_operator.plan import (
 from memroute_operator.pod.manifests import replica_pod
 from memroute_operator.replicas.leaving import draining_marks
 from memroute_operator.replicas.promises import encode_claim
-from memroute_operator.replicas.replica import ANNOTATION_SUCCESSOR, read_replica
+from memroute_operator.replicas.reading import read_replica
+from memroute_operator.replicas.replica import ANNOTATION_SUCCESSOR
 from memroute_operator.spec.deployment import read_deployment
 from memroute_operator.spec.target_revision import as_targeted, with_history
 from memroute_operator.status.rollout_status import rollout_fields

@@ -18,7 +18,8 @@ from memroute_operator.gather import Facts
 from memroute_operator.plan import PlanContext, wanted_replica
 from memroute_operator.pod.manifests import replica_pod
 from memroute_operator.replicas.promises import encode_claim
-from memroute_operator.replicas.replica import ANNOTATION_SUCCESSOR, Seen, read_replica
+from memroute_operator.replicas.reading import read_replica
+from memroute_operator.replicas.replica import ANNOTATION_SUCCESSOR, Seen
 from memroute_operator.spec.deployment import read_deployment
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -17,7 +17,7 @@ from memroute_operator.gather import Facts
 from memroute_operator.memory import PlanMemory
 from memroute_operator.plan import MarkSleep, plan_step
 from memroute_operator.readings.demand import DemandLog
-from memroute_operator.replicas.replica import read_replica
+from memroute_operator.replicas.reading import read_replica
 from memroute_operator.sleeping.mark import ANNOTATION_SLEEP, MarkedState, mark_now
 from memroute_operator.sleeping.sight import EngineSight
 from planned_objects import GPU, NOW, SHARED, context, deployment, pod_of

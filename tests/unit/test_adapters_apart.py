@@ -9,7 +9,7 @@ from dataclasses import replace
 from memroute_operator.adapters import keeper as keeping
 from memroute_operator.adapters.caller import Answer
 from memroute_operator.adapters.keeper import AdapterKeeper
-from memroute_operator.replicas.replica import read_replica
+from memroute_operator.replicas.reading import read_replica
 from memroute_operator.spec.deployment import read_deployment
 from memroute_operator.turns import MAX_AT_ONCE
 from operator_rig import mdep

@@ -27,7 +27,7 @@ from memroute_operator.adapters import pod_calls
 from memroute_operator.adapters.caller import open_caller
 from memroute_operator.adapters.keeper import AdapterKeeper
 from memroute_operator.adapters.telling import View, failing_adapters, told_adapters
-from memroute_operator.replicas.replica import read_replica
+from memroute_operator.replicas.reading import read_replica
 from memroute_operator.spec.deployment import read_deployment
 from memroute_simulator.engine.arguments import parse_arguments
 from memroute_simulator.engine.http.app import EngineServer

@@ -13,7 +13,8 @@ from memroute_fetch.failures import ExitCode
 from memroute_operator.failures import failure_of
 from memroute_operator.memory import PlanMemory
 from memroute_operator.readings.pages import open_page_reader
-from memroute_operator.replicas.replica import ReplicaState, read_replica
+from memroute_operator.replicas.reading import read_replica
+from memroute_operator.replicas.replica import ReplicaState
 from memroute_operator.weights import reports as reports_module
 from memroute_operator.weights.book import BOOK_NAME, MAX_PAIRS, merged, read_book
 from memroute_operator.weights.progress import FetchProgress, read_progress, told

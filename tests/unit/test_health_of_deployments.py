@@ -15,7 +15,8 @@ from memroute.units import GIB
 from memroute_operator.actions.backoff import Failure
 from memroute_operator.failures import Diagnosis
 from memroute_operator.plan import Outcome, plan_step
-from memroute_operator.replicas.replica import ReplicaState, read_replica
+from memroute_operator.replicas.reading import read_replica
+from memroute_operator.replicas.replica import ReplicaState
 from memroute_operator.spec.deployment import read_deployment
 from memroute_operator.spec.revisions import FailedRevision, last_good_document
 from memroute_operator.spec.target_revision import as_targeted, with_history

@@ -13,7 +13,7 @@ from memroute_operator.actions.carry_out import LATE_SECONDS
 from memroute_operator.plan import Delete
 from memroute_operator.pod.pod_names import replica_key
 from memroute_operator.reconciler import RETRY_LIST_SECONDS
-from memroute_operator.replicas.replica import read_replica
+from memroute_operator.replicas.reading import read_replica
 from memroute_operator.spec.deployment import read_deployment
 from operator_rig import mdep, node, operator_rig, reading
 from sizes import size

@@ -19,7 +19,8 @@ from memroute_operator.plan import (
 )
 from memroute_operator.pod.manifests import replica_pod
 from memroute_operator.readings.device_metrics import DeviceMetrics, parse_exporter_page
-from memroute_operator.replicas.replica import ReplicaState, read_replica
+from memroute_operator.replicas.reading import read_replica
+from memroute_operator.replicas.replica import ReplicaState
 from memroute_operator.status.status import deployment_status
 from memroute_operator.store.projections import NODE_PROJECTION
 from memroute_operator.store.store import Collection, Store

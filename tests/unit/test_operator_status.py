@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from memroute.units import GIB
 from memroute_operator.plan import Outcome, Overbooked
-from memroute_operator.replicas.replica import ReplicaState, Seen, read_replica
+from memroute_operator.replicas.reading import read_replica
+from memroute_operator.replicas.replica import ReplicaState, Seen
 from memroute_operator.status.status import deployment_status
 from planned_objects import NOW, deployment, pod_of
 

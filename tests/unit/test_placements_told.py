@@ -7,7 +7,7 @@ import pytest
 
 from memroute.placement import PlacementMode
 from memroute_operator.replicas.homes import read_homes, read_numbers, write_numbers
-from memroute_operator.replicas.replica import read_replica
+from memroute_operator.replicas.reading import read_replica
 from memroute_operator.status.placements import MAX_BYTES, placement_fields
 from planned_objects import deployment, pod_of
 

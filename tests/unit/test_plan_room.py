@@ -14,7 +14,8 @@ from memroute_kube.resources import ANNOTATION_DRAINING
 from memroute_operator.memory import PlanMemory
 from memroute_operator.plan import ClaimRoom, Create, Delete, MarkDraining, plan_step
 from memroute_operator.pod.pod_names import replica_key
-from memroute_operator.replicas.replica import Seen, read_replica
+from memroute_operator.replicas.reading import read_replica
+from memroute_operator.replicas.replica import Seen
 from planned_objects import (
     EXCLUSIVE,
     GPU,

@@ -14,7 +14,8 @@ from memroute_operator.failures.lasting import LASTING
 from memroute_operator.plan import Delete, MarkDraining, plan_step
 from memroute_operator.pod.pod_names import CODE_LENGTH, NUM_CODES, code_of, replica_key
 from memroute_operator.replicas.placed_by import placed_by
-from memroute_operator.replicas.replica import ANNOTATION_PLACED_BY, Seen, read_replica
+from memroute_operator.replicas.reading import read_replica
+from memroute_operator.replicas.replica import ANNOTATION_PLACED_BY, Seen
 from memroute_operator.spec.deployment import read_deployment
 from memroute_operator.spec.revisions import last_good_document
 from memroute_operator.spec.rollout_spec import Bounds, read_rollout

@@ -20,7 +20,8 @@ from memroute_operator.plan import (
 )
 from memroute_operator.readings.demand import Demand, DemandLog
 from memroute_operator.readings.router_metrics import RouterMetrics, arrivals_of
-from memroute_operator.replicas.replica import ReplicaState, Seen, read_replica
+from memroute_operator.replicas.reading import read_replica
+from memroute_operator.replicas.replica import ReplicaState, Seen
 from memroute_operator.rules.priorities import Priority, PriorityClasses
 from memroute_operator.sleeping.mark import (
     ANNOTATION_SLEEP,

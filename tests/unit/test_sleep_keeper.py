@@ -9,7 +9,7 @@ from aiohttp.test_utils import TestServer
 
 from engine_rig import engine
 from memroute_operator.adapters.caller import open_caller
-from memroute_operator.replicas.replica import read_replica
+from memroute_operator.replicas.reading import read_replica
 from memroute_operator.sleeping import calls
 from memroute_operator.sleeping.keeper import REFUSED_SECONDS, SETTLED_SECONDS, SleepKeeper
 from memroute_operator.sleeping.mark import ANNOTATION_SLEEP, MarkedState, mark_now

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 from memroute_operator.actions.backoff import Failure
 from memroute_operator.plan import Create, Delete
-from memroute_operator.replicas.replica import read_replica
+from memroute_operator.replicas.reading import read_replica
 from memroute_operator.status.step_events import MAX_TOLD, StepEvents
 from operator_rig import mdep, node, operator_rig
 from planned_objects import deployment, pod_of
