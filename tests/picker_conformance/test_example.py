@@ -14,7 +14,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "behind-a-gateway-picker.
 
 def test_the_bare_envoy_of_the_how_to_works(picker, prompt, endpoints):
     """What people copy has to run."""
-    text = re.search(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)[1]
+    text = re.search(r"```yaml\n(static_resources:.*?)```", PAGE.read_text(), re.DOTALL)[1]
     port = free_port()
     text = text.replace("port_value: 8080", f"port_value: {port}")
     text = text.replace("port_value: 9002", "port_value: " + picker.rpartition(":")[2])
