@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+from dataclasses import replace
 
 import pytest
 
 import router_objects
 from cluster_stub import cluster_stub, refuse
 from gateway_rig import Gateway, PickerRig, Stream
+from memroute.traffic.replica import SleepPhase
 from memroute_kube.shapes import OddObjectError, name_of
 from memroute_picker.pools.book import PoolBook, PoolTarget, kept_as
 from memroute_picker.pools.membership import PoolMembership
@@ -15,6 +17,7 @@ from memroute_picker.pools.objectives import Objectives, priority_of
 from memroute_picker.pools.objects import endpoints_of_pod, read_pool
 from memroute_picker.settings import parse_settings
 from memroute_router.discovery.discovery import Discovery
+from memroute_router.pages.debug import queue
 from router_rig import body, until
 
 
@@ -325,14 +328,22 @@ async def test_an_objective_of_the_pools_own_namespace_is_a_requests_priority():
         async with following(client, fleet=True, flags=flags) as rig, Gateway(rig.port) as gateway:
             await until(lambda: endpoints(rig) == {"10.0.1.1:8000"})
             await until(lambda: rig.router.objectives.of(b"batch", "b") == -9)
-            held = []
-            rig.pools.get("chat").submit = lambda request: held.append(request.profile.priority)
-            for called in (b"picker-chat.a.svc", b""):
+            # Whoever waits for a wake is told in full.
+            (replica,) = rig.pools.get("chat").replicas.values()
+            asleep = replace(
+                replica.info, is_routable=False, sleep=SleepPhase.ASLEEP, wake_seconds=3.0
+            )
+            rig.pools.upsert_replica(asleep)
+
+            def priorities():
+                return [row["priority"] for row in queue(rig.pools, rig.router.isolation)]
+
+            for number, called in enumerate((b"picker-chat.a.svc", b""), start=1):
                 Stream(gateway, called=called).ask(
                     body(model="chat"), x_llm_d_inference_objective="batch"
                 )
-            await until(lambda: len(held) == 2)
-            assert held == [9, 0]
+                await until(lambda: len(priorities()) == number)  # noqa: B023 - within its turn
+            assert priorities() == [9, 0]
 
 
 @pytest.mark.parametrize(
