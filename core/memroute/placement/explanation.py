@@ -235,11 +235,13 @@ def _host_memory_short(ledger: Ledger, nodes: list[Node], replica: WantedReplica
     free, node = max(known, key=lambda item: (item[0], item[1].name))
     size = node.host_bytes or 0
     ever = any((one.host_bytes or 0) >= need for _, one in known)
+    asked = f" (by {', '.join(replica.host_fields)})" if replica.host_fields else ""
     return Refused(
         key=replica.key,
         reason=RefusedReason.INSUFFICIENT_HOST_MEMORY,
         message=(
-            f"{_need(replica)}; devices have that, but it needs {format_gib(need)} of host memory; "
+            f"{_need(replica)}; devices have that, but it needs {format_gib(need)} of host memory"
+            f"{asked}; "
             f"{node.name} has {format_gib(free)} free of {format_gib(size)}; "
             f"{'it fits once others release enough' if ever else _NEVER}"
         ),

@@ -99,6 +99,8 @@ class WantedReplica:
     """Of each device, what it keeps while it sleeps; None for one that never sleeps."""
     host_bytes: int = 0
     """Of its node's memory, what it may pin: KV cache there, weights while it sleeps."""
+    host_fields: tuple[str, ...] = ()
+    """What asks for that memory, as a person would change it: told where no node has it."""
 
     @property
     def minimum_bytes(self) -> int:
@@ -121,7 +123,7 @@ class WantedReplica:
         by_product = tuple(
             sorted((name, one.total_bytes) for name, one in self.footprints_by_product.items())
         )
-        memory = (self.rest_bytes, self.host_bytes)
+        memory = (self.rest_bytes, self.host_bytes, self.host_fields)
         return (id(self.footprint), by_product, memory, self.eligibility_key)
 
     def footprint_on(self, product: str | None) -> ReplicaFootprint:

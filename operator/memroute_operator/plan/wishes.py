@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from memroute.placement import Home, ReplicaKey, WantedReplica
 from memroute.sizing.occupancy import Occupancies
-from memroute_operator.engines.host_memory import host_bytes
+from memroute_operator.engines.host_memory import host_bytes, host_fields
 from memroute_operator.engines.sleep_mode import rest_bytes, sleep_mode_of
 from memroute_operator.plan.actions import PlanContext
 from memroute_operator.plan.keeping import Keeping, num_old
@@ -119,6 +119,7 @@ def wanted_replica(deployment: Deployment, slot: int, context: PlanContext) -> W
         occupancies_by_product=Occupancies(deployment.shape),
         rest_bytes=None if mode is None else rest_bytes(deployment.footprint),
         host_bytes=host_bytes(deployment, deployment.footprint),
+        host_fields=host_fields(deployment),
         nodes_with_weights=context.weights.get(deployment.weights_key or "", frozenset()),
     )
 
