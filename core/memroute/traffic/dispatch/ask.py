@@ -30,19 +30,8 @@ class Ask(Generic[T]):
     """A request that asks for room, from its submission until its verdict."""
 
     __slots__ = (
-        "closed",
-        "deadline_seconds",
-        "is_thin",
-        "lane",
-        "num_tokens",
-        "output_tokens",
-        "profile",
-        "size_class",
-        "ticket",
-        "version",
-        "waited_for_wake",
-        "waits_for",
-        "wanted",
+        "closed", "deadline_seconds", "is_thin", "lane", "num_tokens", "output_tokens", "profile",
+        "size_class", "ticket", "version", "waited_for_wake", "waits_for", "wanted",
     )  # fmt: skip
 
     def __init__(self, ticket: T, *, output_tokens: int, deadline_seconds: float) -> None:
