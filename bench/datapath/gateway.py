@@ -2,8 +2,9 @@
 
 The picker alone on one core; Envoy, engine and client on the other. Rates are for each second of
 CPU that a program has used, not of the clock: they hold where something else runs here as well.
-Latencies do not: they are for a machine that does nothing else. With ``--cases one`` the last line
-says whether the bar of one connection is met.
+Latencies do not: they are for a machine that does nothing else. With ``--cases one`` the last lines
+say whether the bars of one connection are met, as measured and at the speed of the machine that the
+bars are from.
 """
 
 import argparse
@@ -39,8 +40,9 @@ SETTLE_SECONDS = 2.0
 # second, bodies of 1 KB. Source: issue 23.
 LLM_D_RATE, LLM_D_ENVOY_RATE = 1_530, 25_700
 BAR = 5
-# Of one connection through Envoy and the picker, the whole answer. Source: issue 23.
-BAR_P99_SECONDS = 0.003
+# Of one connection through Envoy and the picker: what is added, and the whole answer. Source: issue
+# 23.
+BAR_ADDED_P50_SECONDS, BAR_P99_SECONDS = 0.0006, 0.003
 NUM_STREAMS = 1000
 CASES = {"1KB": (32, 1024, None), "one": (1, 1024, None), "40KB": (32, 40 * 1024, None),
          "streams": (NUM_STREAMS, 1024, 500_000)}  # fmt: skip
@@ -95,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for number in range(options.runs):
                 for subject in subjects:
                     with _running(subject, addresses, folder, options) as servers:
-                        for case in options.cases:
+                        for case in _cases_of(subject, options.cases):
                             run = _measured(load, case, servers, options.seconds)
                             found.setdefault((case, subject.name), []).append(run)
                             print(f"round {number + 1}, {case}, {subject.name}", file=sys.stderr)
@@ -106,21 +108,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     for case in options.cases:
         console.print(_table(case, subjects, found))
     if "one" in options.cases:
-        print(verdict(found["one", "Envoy alone"], found["one", "memroute, duplex"]))
+        alone, picked = found["one", "Envoy alone"], found["one", "memroute, duplex"]
+        print(verdict(alone, picked, own_rate=_own_rate(found["1KB", "Envoy alone"])))
     return 0
 
 
-def verdict(alone: list[Run], picked: list[Run]) -> str:
-    """Whether the 99th percentile of one connection is below the bar, in one line."""
+def _cases_of(subject: Subject, cases: Sequence[str]) -> list[str]:
+    """Envoy alone does bodies of 1 KB too: how fast the machine is."""
+    wants_speed = not subject.picker and "one" in cases and "1KB" not in cases
+    return [*cases, *(["1KB"] if wants_speed else [])]
+
+
+def verdict(alone: list[Run], picked: list[Run], *, own_rate: float) -> str:
+    """Whether the bars of one connection are met, in two lines: here, and where they are from.
+
+    ``own_rate``: requests of 1 KB that Envoy alone does for each second of its CPU.
+    """
+    added = statistics.median(run.p50_seconds for run in picked) - statistics.median(
+        run.p50_seconds for run in alone
+    )
     p99 = statistics.median(run.p99_seconds for run in picked)
     worst = max(run.p99_seconds for run in picked)
-    is_met = p99 < BAR_P99_SECONDS
+    scale = own_rate / LLM_D_ENVOY_RATE
+    bars = f"bar {BAR_ADDED_P50_SECONDS * 1e3:.1f}", f"bar {BAR_P99_SECONDS * 1e3:.0f}"
     return (
-        f"one connection, Envoy and picker (duplex): p99 {p99 * 1e3:.2f} ms (median of "
-        f"{len(picked)} rounds, worst {worst * 1e3:.2f}), {_added_p99(alone, picked) * 1e3:.2f} ms "
-        f"over Envoy alone; the bar of {BAR_P99_SECONDS * 1e3:.0f} ms is "
-        f"{'met' if is_met else 'not met'}"
+        f"one connection, Envoy and picker (duplex), {len(picked)} rounds: "
+        f"p50 {added * 1e3:.2f} ms over Envoy alone ({bars[0]}), "
+        f"p99 {p99 * 1e3:.2f} ms ({bars[1]}, worst round {worst * 1e3:.2f}, "
+        f"{_added_p99(alone, picked) * 1e3:.2f} over Envoy alone): {_met(added, p99)}\n"
+        f"at the speed of the machine that the bars are from (Envoy alone {own_rate:,.0f} "
+        f"requests/s of CPU here, {LLM_D_ENVOY_RATE:,} there): "
+        f"p50 {added * scale * 1e3:.2f} ms, p99 {p99 * scale * 1e3:.2f} ms: "
+        f"{_met(added * scale, p99 * scale)}"
     )
+
+
+def _met(added_p50_seconds: float, p99_seconds: float) -> str:
+    is_met = added_p50_seconds <= BAR_ADDED_P50_SECONDS and p99_seconds < BAR_P99_SECONDS
+    return "met" if is_met else "not met"
 
 
 def _added_p99(alone: list[Run], picked: list[Run]) -> float:
@@ -252,14 +277,18 @@ def _measured(load: Path, case: str, servers: tuple[Server, Server | None], seco
     )
 
 
+def _own_rate(alone: list[Run]) -> float:
+    """Requests per second of CPU, of Envoy alone."""
+    return statistics.median(run.requests / max(run.envoy_seconds, 1e-9) for run in alone)
+
+
 def _table(case: str, subjects: list[Subject], found: dict[tuple[str, str], list[Run]]) -> Table:
     table = Table(title=case, title_justify="left")
     for column in ("gateway", "p50 ms", "added p50 ms", "p99 ms", "added p99 ms", "Envoy us each",
                    "picker us each", "picker/s of CPU", "bar/s of CPU", "errors"):  # fmt: skip
         table.add_column(column, justify="left" if column == "gateway" else "right")
     alone = found[case, "Envoy alone"]
-    own_rate = statistics.median(run.requests / max(run.envoy_seconds, 1e-9) for run in alone)
-    bar = BAR * LLM_D_RATE * own_rate / LLM_D_ENVOY_RATE
+    bar = BAR * LLM_D_RATE * _own_rate(alone) / LLM_D_ENVOY_RATE
     alone_p50 = statistics.median(run.p50_seconds for run in alone)
     for subject in subjects:
         runs = found[case, subject.name]

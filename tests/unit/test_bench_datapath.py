@@ -105,17 +105,29 @@ def test_a_step_of_a_page_is_what_is_made_before_requests_have_their_turn(monkey
     assert pages._row("x", [0.001] * 100, 2.0).split() == ["x", "1.00", "1.00", "1.00", "2.0"]
 
 
-@pytest.mark.parametrize(("milliseconds", "word"), [(2.9, "met"), (3.1, "not met")])
-def test_the_bar_of_one_connection_is_of_the_median_round(milliseconds, word):
-    """Rounds of 1, x and 9 ms beside Envoy's own 0.5: x counts, and x - 0.5 is what was added."""
+@pytest.mark.parametrize(
+    ("added_p50", "p99", "here", "there"),
+    [
+        (0.5, 2.9, "met", "met"),
+        (0.5, 3.1, "not met", "met"),
+        (0.7, 2.9, "not met", "met"),
+        (1.3, 2.9, "not met", "not met"),
+        (0.5, 6.1, "not met", "not met"),
+    ],
+)
+def test_the_bars_of_one_connection_are_of_the_median_round(added_p50, p99, here, there):
+    """Rounds of 1, x and 9 ms, Envoy's own 0.5; a machine half as fast as the bars' one."""
 
-    def run(p99):
+    def run(p50, p99):
         return gateway.Run(
-            requests=1, errors=0, p50_seconds=0, p99_seconds=p99 / 1e3, picker_seconds=0,
+            requests=1, errors=0, p50_seconds=p50 / 1e3, p99_seconds=p99 / 1e3, picker_seconds=0,
             envoy_seconds=0,
         )  # fmt: skip
 
-    told = gateway.verdict([run(0.5)] * 3, [run(1), run(milliseconds), run(9)])
-    assert told.endswith(f"the bar of 3 ms is {word}")
-    assert f"p99 {milliseconds:.2f} ms" in told
-    assert f"{milliseconds - 0.5:.2f} ms over Envoy alone" in told
+    picked = [run(0.3 + added_p50, each) for each in (1, p99, 9)]
+    told = gateway.verdict([run(0.3, 0.5)] * 3, picked, own_rate=gateway.LLM_D_ENVOY_RATE / 2)
+    measured, scaled = told.split("\n")
+    assert measured.endswith(f"over Envoy alone): {here}")
+    assert f"p50 {added_p50:.2f} ms over Envoy alone" in measured
+    assert f"p99 {p99:.2f} ms (bar 3, worst round 9.00, {p99 - 0.5:.2f} over" in measured
+    assert scaled.endswith(f"p50 {added_p50 / 2:.2f} ms, p99 {p99 / 2:.2f} ms: {there}")
