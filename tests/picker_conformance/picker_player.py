@@ -1,5 +1,6 @@
 """Plays the gateway: one stream of messages to a picker, and what comes back."""
 
+import asyncio
 import queue
 import threading
 
@@ -14,6 +15,8 @@ DESTINATION = "x-gateway-destination-endpoint"
 SUBSET = "x-gateway-destination-endpoint-subset"
 Mode = modes.ProcessingMode
 ANSWER_SECONDS = 30.0
+CROWD_SECONDS = 90.0
+"""A crowd's own messages are most of that: it is one Python process."""
 _END = object()
 
 
@@ -31,6 +34,17 @@ def request_fields(path="/v1/chat/completions", method="POST", **more) -> dict[s
     given = {":method": method, ":path": path, ":authority": "llm.example", ":scheme": "http",
              "content-type": "application/json", "x-request-id": "a-request"}  # fmt: skip
     return given | {name.replace("_", "-"): value for name, value in more.items()}
+
+
+def say_modes(message, request, response) -> None:
+    """How bodies come, as the first message of a stream says it."""
+    message.protocol_config.request_body_mode = request
+    message.protocol_config.response_body_mode = response
+
+
+def head_of(fields, *, is_last=False):
+    """A request's header fields."""
+    return pb.HttpHeaders(headers=headers(fields), end_of_stream=is_last)
 
 
 class Stream:
@@ -59,8 +73,7 @@ class Stream:
         made = pb.ProcessingRequest(**message)
         if self._is_first:
             self._is_first = False
-            made.protocol_config.request_body_mode = self._modes[0]
-            made.protocol_config.response_body_mode = self._modes[1]
+            say_modes(made, *self._modes)
         if subset is not None:
             hint = struct_pb2.Struct()
             hint.update({SUBSET: subset})
@@ -74,8 +87,7 @@ class Stream:
     def head(self, fields=None, *, is_last=False, **beside):
         """A request's header fields."""
         fields = request_fields() if fields is None else fields
-        self.send(request_headers=pb.HttpHeaders(headers=headers(fields), end_of_stream=is_last),
-                  **beside)  # fmt: skip
+        self.send(request_headers=head_of(fields, is_last=is_last), **beside)
 
     def body(self, data: bytes, *, is_last=True, **beside):
         """A piece of its body."""
@@ -123,6 +135,22 @@ class Stream:
         """End it, whatever."""
         self._out.put(_END)
         self.call.cancel()
+
+
+async def crowd(picker: str, body: bytes, count: int) -> list:
+    """The first answer to each of ``count`` streams, all of them open at once.
+
+    On one loop: a thread for each stream is more than two cores bear.
+    """
+    first = pb.ProcessingRequest(request_headers=head_of(request_fields()))
+    say_modes(first, Mode.FULL_DUPLEX_STREAMED, Mode.NONE)
+    whole = pb.ProcessingRequest(request_body=pb.HttpBody(body=body, end_of_stream=True))
+    async with asyncio.timeout(CROWD_SECONDS), grpc.aio.insecure_channel(picker) as channel:
+        stub = rpc.ExternalProcessorStub(channel)
+        streams = [stub.Process() for _ in range(count)]
+        for message in (first, whole):
+            await asyncio.gather(*(stream.write(message) for stream in streams))
+        return await asyncio.gather(*(stream.read() for stream in streams))
 
 
 def set_headers(mutation) -> dict[str, str]:

@@ -1,10 +1,11 @@
 """How answers pass, and how streams end."""
 
+import asyncio
 import socket
 from urllib.parse import urlsplit
 
 import pytest
-from picker_player import Mode, picked, piece, set_headers
+from picker_player import crowd, picked, piece, set_headers
 from picker_web import post, stream_times
 
 MIB = 1024**2
@@ -151,10 +152,6 @@ def test_clients_may_leave_anywhere(envoy, prompt):
 
 
 @pytest.mark.rule("many-streams")
-def test_a_thousand_streams_at_once(stream, prompt):
-    streams = [stream(Mode.FULL_DUPLEX_STREAMED, Mode.NONE) for _ in range(1000)]
-    for one in streams:
-        one.head()
-    for one in streams:
-        one.body(prompt())
-    assert all(picked(one.next()) for one in streams)
+def test_a_thousand_streams_at_once(picker, prompt):
+    answers = asyncio.run(crowd(picker, prompt(), 1000))
+    assert all(picked(answer) for answer in answers)
