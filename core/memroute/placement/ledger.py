@@ -19,6 +19,7 @@ Promises alone are blind to foreign processes. Readings alone book twice while w
 A reading shows a promise when it is younger than the replica's readiness: what a replica has
 loaded since the reading was taken is not in it. Foreign use is worked out once, from the whole
 snapshot: it stays where it is when a plan asks what would be free without one of our replicas.
+Memory of nodes, beside their devices, is counted in ``node_memory``.
 """
 
 from collections import Counter
@@ -26,6 +27,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from memroute.placement.inventory import Device, Inventory, Node, PlacementMode, Reservation
+from memroute.placement.node_memory import NodeMemory
 from memroute.placement.own_use import own_bytes, without_own
 from memroute.placement.sleepers import Sleepers
 from memroute.placement.ways import Way, weigh_way
@@ -77,9 +79,7 @@ class Ledger:
         self._holders: dict[str, dict[str, int]] = {}
         self._replicas_on_node: dict[str, dict[str, int]] = {}
         self._sleepers = Sleepers()
-        self._host_bytes = Counter[str]()
-        """Memory of nodes that replicas may pin, by name."""
-        self._host_sizes = {node.name: node.host_bytes for node in inventory.nodes}
+        self.node_memory = NodeMemory(inventory.nodes)
         self._released: tuple[Reservation, ...] = ()
         self._released_foreign: dict[str, int] = {}
         ordered = sorted(inventory.reservations, key=lambda one: one.replaces is not None)
@@ -180,7 +180,7 @@ class Ledger:
         if self._ignore_use:
             return
         self._bytes_of_namespace[claim.namespace] += way.added_to_namespace * sign
-        self._host_bytes[claim.node] += way.added_host_bytes * sign
+        self.node_memory.count_way(way, sign)
         for uuid, size in way.added_bytes.items():
             self._count_bytes(claim, uuid, size * sign)
         if way.added_devices:
@@ -206,9 +206,7 @@ class Ledger:
         self._bytes_of_namespace[reservation.namespace] += grown * sign
         self._count_devices(reservation, predecessor, sign)
         self._sleepers.count(reservation, predecessor, sign)
-        is_there = predecessor is not None and predecessor.node == reservation.node
-        pinned_before = predecessor.host_bytes if predecessor is not None and is_there else 0
-        self._host_bytes[reservation.node] += max(0, reservation.host_bytes - pinned_before) * sign
+        self.node_memory.count(reservation, predecessor, sign)
         if reservation.is_moving:
             self.busy_devices.update(reservation.device_bytes)
         if reservation.is_stuck:
@@ -369,24 +367,6 @@ class Ledger:
     def num_asleep(self, device: Device) -> int:
         """Replicas that sleep on a shared device."""
         return self._sleepers.num_asleep(device.uuid or "")
-
-    def free_host_bytes(self, node: str) -> int | None:
-        """Memory of a node that replicas may still pin; None where nobody says what it has."""
-        size = self._host_sizes.get(node)
-        if size is None or self._ignore_use:
-            return size
-        return max(0, size - self._host_bytes[node])
-
-    def pinned_host_bytes(self, node: str) -> int:
-        """Memory of a node that replicas of ours may pin."""
-        return self._host_bytes[node]
-
-    def has_host_memory(self, node: str, host_bytes: int) -> bool:
-        """Whether a node has so much; where nobody says what it has, kube-scheduler judges."""
-        if not host_bytes:
-            return True
-        free = self.free_host_bytes(node)
-        return free is None or free >= host_bytes
 
     def wakeable_bytes(self, device: Device) -> int:
         """Bytes that a replica that wakes can count on, beyond what it keeps while it sleeps.
