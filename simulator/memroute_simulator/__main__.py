@@ -13,7 +13,7 @@ def main() -> None:
     """Dispatch: everything after ``engine``, ``sglang`` or ``llama-server`` is the engine's."""
     # Each part imports what it alone needs: an engine starts without a Kubernetes client.
     if sys.argv[1:2] and sys.argv[1] in ("engine", "sglang", "llama-server"):
-        from memroute_simulator.engine.http.app import main as engine_main  # noqa: PLC0415
+        from memroute_simulator.engine.program import main as engine_main  # noqa: PLC0415
 
         sys.exit(engine_main(sys.argv[2:], face=sys.argv[1]))
     parser = CommandLine(prog="memroute-simulator", description="A fleet without GPUs.")

@@ -30,8 +30,8 @@ from memroute_operator.adapters.telling import View, failing_adapters, told_adap
 from memroute_operator.replicas.reading import read_replica
 from memroute_operator.spec.deployment import read_deployment
 from memroute_simulator.engine.arguments import parse_arguments
+from memroute_simulator.engine.dialect import MetricsDialect
 from memroute_simulator.engine.http.app import EngineServer
-from memroute_simulator.engine.metrics import MetricsDialect
 from operator_rig import mdep
 from planned_objects import pod_of
 from ports import free_port

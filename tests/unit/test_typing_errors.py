@@ -7,7 +7,7 @@ import pytest
 from memroute_operator.app import run_operator
 from memroute_operator.settings import parse_settings as operator_settings
 from memroute_router.settings import parse_settings as router_settings
-from memroute_simulator.engine.http.app import main as engine
+from memroute_simulator.engine.program import main as engine
 
 
 @pytest.mark.parametrize(
