@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from memroute.command_line import CommandLine
+from memroute.sentences import for_stderr
 
 
 def main() -> None:
@@ -50,7 +51,7 @@ def main() -> None:
     try:
         specs = load_fleet(arguments.fleet)
     except (FleetFileError, OSError) as error:
-        sys.exit(f"memroute-simulator: {error}")
+        sys.exit(for_stderr(f"memroute-simulator: {error}"))
     asyncio.run(
         run_fleet(
             specs,
@@ -71,7 +72,7 @@ def _build_binaries(names: Sequence[str]) -> None:
             names or [name for each in BINARY_SETS if not each.is_opt_in for name in each.packages]
         )
     except BinaryError as error:
-        sys.exit(f"memroute-simulator: {error}")
+        sys.exit(for_stderr(f"memroute-simulator: {error}"))
     for name, path in found.items():
         print(f"{name}\t{path}")
 
