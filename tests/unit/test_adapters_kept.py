@@ -19,8 +19,8 @@ from engine_probe import FLAGS, TINY
 from fake_hub import GOOD_TOKEN, FakeHub, Repository, adapter_files
 from fetching import loopback_client, without_waits
 from memroute_fetch import program, serving
-from memroute_fetch.cache import ModelFolder
-from memroute_fetch.eviction import noted_users
+from memroute_fetch.disk.cache import ModelFolder
+from memroute_fetch.disk.eviction import noted_users
 from memroute_fetch.failures import ExitCode
 from memroute_fetch.kept_adapters import Fetched, KeptAdapters, read_wanted
 from memroute_operator.adapters import pod_calls

@@ -15,9 +15,9 @@ from memroute_fetch import (
     parse_source,
 )
 from memroute_fetch.failures import ExitCode, FetchError
-from memroute_fetch.progress import Phase
-from memroute_fetch.remote import RemoteFile
-from memroute_fetch.room import CachedModel, Volume, is_alive, models_to_evict
+from memroute_fetch.telling.progress import Phase
+from memroute_fetch.remotes.remote import RemoteFile
+from memroute_fetch.disk.room import CachedModel, Volume, is_alive, models_to_evict
 from memroute_fetch.selection import INDEX, SMALL_SUFFIXES, model_files, needs_index
 from memroute_fetch.settings import LivePods, options_parser, parse_options, settings_of
 
