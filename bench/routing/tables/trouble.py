@@ -45,8 +45,7 @@ def fairness_tables(rows: Rows) -> list[Table | str]:
     for case, policy in dict.fromkeys((row["case"], row["policy"]) for row in rows):
         own = [row for row in rows if (row["case"], row["policy"]) == (case, policy)]
         cells = [
-            with_interval([row[field] for row in own if row[field] is not None])
-            for field in fields
+            with_interval([row[field] for row in own if row[field] is not None]) for field in fields
         ]
         table.add_row(case, policy, *cells)
     return [table]

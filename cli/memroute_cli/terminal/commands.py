@@ -54,7 +54,8 @@ class LazyGroup(TyperGroup):
         if args and not args[0].startswith("-") and args[0] not in self.lazy:
             hint = did_you_mean(args[0], self.lazy)
             there = f"; there are {', '.join(self.lazy)}"
-            raise _usage_error(f"no command {args[0]!r}{hint or there}", ctx)
+            msg = f"no command {args[0]!r}{hint or there}"
+            raise _usage_error(msg, ctx)
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:

@@ -1,1 +1,1 @@
-"""How far a fetch is, and how it ended: for those who wait, for HTTP, for the kubelet, for the log."""
+"""How far a fetch is, and how it ended: for those who wait, the kubelet, the log."""

@@ -10,7 +10,6 @@ from memroute_simulator.engine.dialect import MetricsDialect
 from memroute_simulator.engine.metrics.vllm import EngineMetrics
 from memroute_simulator.engine.model import Scheduler
 
-
 _NEW_SINCE_0_10 = (
     "num_requests_waiting_by_reason", "engine_sleep_state", "external_prefix_cache", "mm_cache",
     "prompt_tokens_by_source", "prompt_tokens_cached", "admission_rejections",
