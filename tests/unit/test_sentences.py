@@ -40,7 +40,7 @@ def on_terminal(words):
         ("memroute_operator", "--resync-seconds", "often"),
         ("memroute_simulator", "nods"),
         ("memroute_cli", "simulate", "no-such-scenario.yaml"),
-        ("memroute_cli", "plan", "--no-such-option-that-anybody-would-ever-type-into-a-terminal"),
+        ("memroute_cli", "plan", "--no-such-option-that-anybody-would-ever-type"),
         ("memroute_cli", "planning-of-something"),
     ],
 )
