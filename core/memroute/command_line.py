@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from memroute import __version__
 from memroute.closeness import did_you_mean
+from memroute.sentences import for_stderr
 
 # What a program ends with when its flags make no sense; argparse's own.
 USAGE_STATUS = 2
@@ -70,7 +71,7 @@ class CommandLine(argparse.ArgumentParser):
 
     def refused(self, sentence: str) -> NoReturn:
         """Print the sentence on stderr, with where to look, and end with status 2."""
-        self.exit(USAGE_STATUS, f"{self.prog}: {self.hinted(sentence)}\n")
+        self.exit(USAGE_STATUS, for_stderr(f"{self.prog}: {self.hinted(sentence)}") + "\n")
 
     def hinted(self, sentence: str) -> str:
         """The sentence, and which command lists what there is."""

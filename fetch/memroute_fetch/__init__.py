@@ -3,8 +3,8 @@
 An init container runs it before an engine. The operator imports the names alone: what a source is
 (``parse_source``) and which directory of a cache holds it (``model_directory``). Both are pure.
 
-``program`` has the options, ``task`` the order of things, ``cache`` what lies on the disk,
-``hub_source`` and ``s3_source`` the two protocols.
+``program`` has the options, ``task`` the order of things, ``disk.cache`` what lies on the disk,
+``remotes`` the two protocols, ``telling`` what others hear of it.
 """
 
 from memroute_fetch.sources import (

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from memroute_fetch.cache import ModelFolder
 from memroute_fetch.checksums import CheckKind, Hashing, hash_prefix
+from memroute_fetch.disk.cache import ModelFolder
+from memroute_fetch.disk.records import KeptFile
 from memroute_fetch.failures import ExitCode, FetchError, TransientError
-from memroute_fetch.progress import Progress
-from memroute_fetch.records import KeptFile
-from memroute_fetch.remote import Pause, RemoteFile, RemoteModel, RemoteSizeError
+from memroute_fetch.remotes.remote import Pause, RemoteFile, RemoteModel, RemoteSizeError
+from memroute_fetch.telling.progress import Progress
 
 T = TypeVar("T")
 LOGGER = logging.getLogger(__name__)

@@ -10,17 +10,17 @@ from typing import Any
 import httpx2
 
 from memroute.units import format_gib
-from memroute_fetch import eviction
 from memroute_fetch.checksums import CheckKind
+from memroute_fetch.disk import eviction
+from memroute_fetch.disk.records import Marker
 from memroute_fetch.failures import ExitCode, FetchError, StoppedError, TransientError
-from memroute_fetch.http import new_client
-from memroute_fetch.last_words import last_words
-from memroute_fetch.opening import remote_of
-from memroute_fetch.progress import Phase, Progress, sentence
-from memroute_fetch.records import Marker
+from memroute_fetch.remotes.http import new_client
+from memroute_fetch.remotes.opening import remote_of
 from memroute_fetch.settings import Settings
 from memroute_fetch.sources import ADAPTERS_FOLDER, Source, adapter_directory, model_directory
 from memroute_fetch.task import Task, run_task
+from memroute_fetch.telling.last_words import last_words
+from memroute_fetch.telling.progress import Phase, Progress, sentence
 
 LOGGER = logging.getLogger(__name__)
 

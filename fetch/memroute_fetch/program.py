@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from memroute_fetch.failures import ExitCode, FetchError
-from memroute_fetch.last_words import last_words
-from memroute_fetch.progress import Progress
-from memroute_fetch.progress_server import serving
 from memroute_fetch.settings import parse_options, settings_of, termination_log
+from memroute_fetch.telling.last_words import last_words
+from memroute_fetch.telling.progress import Progress
+from memroute_fetch.telling.progress_server import serving
 
 LOGGER = logging.getLogger(__name__)
 # Files for everybody to read, and for the group to write: engines may run as another user.

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 
 from memroute.units import format_gib
 from memroute_fetch.failures import ExitCode, FetchError
-from memroute_fetch.remote import RemoteFile
+from memroute_fetch.remotes.remote import RemoteFile
 from memroute_hub.facts import WEIGHT_SUFFIXES, RepositoryFile, is_index_needed, weight_files
 
 # What tokenizers, configurations, chat templates and a model's own code are written in.

@@ -18,19 +18,19 @@ from pathlib import Path
 import httpx2
 
 from memroute.command_line import port
-from memroute_fetch import eviction
-from memroute_fetch.cache import model_folders
-from memroute_fetch.eviction import noted_users
+from memroute_fetch.disk import eviction
+from memroute_fetch.disk.cache import model_folders
+from memroute_fetch.disk.eviction import noted_users
 from memroute_fetch.failures import ExitCode, FetchError, StoppedError, TransientError
-from memroute_fetch.http import new_client
 from memroute_fetch.kept_adapters import Fetched, KeptAdapters, read_wanted
-from memroute_fetch.opening import remote_of
-from memroute_fetch.progress import Progress
-from memroute_fetch.progress_server import Handler, Server
-from memroute_fetch.revisions import pinned_source
+from memroute_fetch.remotes.http import new_client
+from memroute_fetch.remotes.opening import remote_of
+from memroute_fetch.remotes.revisions import pinned_source
 from memroute_fetch.settings import FetchCommandLine, Settings, settings_of_adapter
 from memroute_fetch.sources import ADAPTERS_FOLDER, Source, adapter_directory
 from memroute_fetch.task import Task, run_task
+from memroute_fetch.telling.progress import Progress
+from memroute_fetch.telling.progress_server import Handler, Server
 
 LOGGER = logging.getLogger(__name__)
 PORT = 8082

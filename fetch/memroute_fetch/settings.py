@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from memroute.command_line import CommandLine
 from memroute_fetch.failures import ExitCode, FetchError
-from memroute_fetch.roles import RoleSettings, role_settings
+from memroute_fetch.remotes.roles import RoleSettings, role_settings
 from memroute_fetch.sources import Source, SourceError, parse_source
 
 # Where the kubelet reads a container's last words; its limit is 4,096 bytes.

@@ -18,19 +18,25 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from memroute.units import format_gib
-from memroute_fetch import eviction
-from memroute_fetch.cache import ModelFolder
 from memroute_fetch.checksums import Hashing, hash_prefix
+from memroute_fetch.disk import eviction
+from memroute_fetch.disk.cache import ModelFolder
+from memroute_fetch.disk.locks import lock
+from memroute_fetch.disk.records import KeptFile, Marker
 from memroute_fetch.download import Tools, check_file, fetch_file, retried
 from memroute_fetch.failures import ExitCode, FetchError, StoppedError
-from memroute_fetch.locks import lock
-from memroute_fetch.noting import Noting
-from memroute_fetch.progress import Phase, Progress
-from memroute_fetch.records import KeptFile, Marker
-from memroute_fetch.remote import Pause, RemoteFile, RemoteModel, RemoteSizeError, refuse_clashes
+from memroute_fetch.remotes.remote import (
+    Pause,
+    RemoteFile,
+    RemoteModel,
+    RemoteSizeError,
+    refuse_clashes,
+)
 from memroute_fetch.selection import INDEX, adapter_files, model_files, needs_index
 from memroute_fetch.settings import Settings
 from memroute_fetch.sources import Source
+from memroute_fetch.telling.noting import Noting
+from memroute_fetch.telling.progress import Phase, Progress
 from memroute_hub.documents import UnreadableDocumentError, parse_object
 from memroute_hub.facts import index_facts
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sys
 
+from memroute.sentences import for_stderr
 from memroute_kube.errors import NotConfiguredError
 from memroute_operator.settings import parse_settings
 
@@ -20,9 +21,8 @@ def main() -> None:
     try:
         asyncio.run(run_operator(settings))
     except NotConfiguredError as error:
-        sys.exit(
-            f"memroute-operator: no cluster is configured: KUBECONFIG, else ~/.kube/config: {error}"
-        )
+        told = f"no cluster is configured: KUBECONFIG, else ~/.kube/config: {error}"
+        sys.exit(for_stderr(f"memroute-operator: {told}"))
 
 
 if __name__ == "__main__":

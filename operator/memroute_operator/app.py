@@ -14,6 +14,7 @@ import sys
 
 import kopf
 
+from memroute.sentences import for_stderr
 from memroute_hub.client import open_hub
 from memroute_hub.settings import HubSettings, Token
 from memroute_kube import RESOURCE_CLAIMS, RESOURCE_SLICES, KubeObject, KubernetesClient
@@ -116,7 +117,7 @@ def _listen(settings: OperatorSettings, metrics: OperatorMetrics, marks: Marks) 
     except OSError as error:
         host = settings.host
         msg = f"memroute-operator: cannot listen on {host}:{port}: {error.strerror}; see {flag}"
-        raise SystemExit(msg) from None
+        raise SystemExit(for_stderr(msg)) from None
 
 
 def _hub_settings(settings: OperatorSettings) -> HubSettings:

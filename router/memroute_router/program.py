@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 
 import uvloop
 
+from memroute.sentences import for_stderr
 from memroute_kube import NotConfiguredError
 from memroute_router.access.engine_key import EngineKeyError
 from memroute_router.access.keyfile import KeysError
@@ -43,20 +44,23 @@ def run_program(
         try:
             runner.run(run())
         except NotConfiguredError as error:
-            sys.exit(
-                f"{name}: no cluster is configured: KUBECONFIG, else ~/.kube/config: "
-                f"{error}; --config FILE routes without Kubernetes"
+            told = (
+                f"no cluster is configured: KUBECONFIG, else ~/.kube/config: {error}; "
+                "--config FILE routes without Kubernetes"
             )
         except ConfigError as error:
-            sys.exit(f"{name}: {settings.config}: {error}")
+            told = f"{settings.config}: {error}"
         except (ListenError, TracingError) as error:
-            sys.exit(f"{name}: {error}")
+            told = str(error)
         except KeysError as error:
-            sys.exit(f"{name}: {settings.keys}: {error}")
+            told = f"{settings.keys}: {error}"
         except EngineKeyError as error:
-            sys.exit(f"{name}: {settings.engine_key_file}: {error}")
+            told = f"{settings.engine_key_file}: {error}"
         except PeerSecretError as error:
-            sys.exit(f"{name}: {settings.peer_secret_file}: {error}")
+            told = f"{settings.peer_secret_file}: {error}"
+        else:
+            return
+        sys.exit(for_stderr(f"{name}: {told}"))
 
 
 def _allow_many_connections() -> None:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from memroute.command_line import CommandLine
+from memroute.sentences import for_stderr
 
 
 def main() -> None:
     """Dispatch: everything after ``engine``, ``sglang`` or ``llama-server`` is the engine's."""
     # Each part imports what it alone needs: an engine starts without a Kubernetes client.
     if sys.argv[1:2] and sys.argv[1] in ("engine", "sglang", "llama-server"):
-        from memroute_simulator.engine.http.app import main as engine_main  # noqa: PLC0415
+        from memroute_simulator.engine.program import main as engine_main  # noqa: PLC0415
 
         sys.exit(engine_main(sys.argv[2:], face=sys.argv[1]))
     parser = CommandLine(prog="memroute-simulator", description="A fleet without GPUs.")
@@ -50,7 +51,7 @@ def main() -> None:
     try:
         specs = load_fleet(arguments.fleet)
     except (FleetFileError, OSError) as error:
-        sys.exit(f"memroute-simulator: {error}")
+        sys.exit(for_stderr(f"memroute-simulator: {error}"))
     asyncio.run(
         run_fleet(
             specs,
@@ -71,7 +72,7 @@ def _build_binaries(names: Sequence[str]) -> None:
             names or [name for each in BINARY_SETS if not each.is_opt_in for name in each.packages]
         )
     except BinaryError as error:
-        sys.exit(f"memroute-simulator: {error}")
+        sys.exit(for_stderr(f"memroute-simulator: {error}"))
     for name, path in found.items():
         print(f"{name}\t{path}")
 

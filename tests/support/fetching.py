@@ -9,7 +9,8 @@ from typing import Any
 import httpx2
 
 import fake_hub
-from memroute_fetch import MARKER_NAME, download, eviction, model_directory, program
+from memroute_fetch import MARKER_NAME, download, model_directory, program
+from memroute_fetch.disk import eviction
 from memroute_fetch.failures import ExitCode
 from memroute_hub import transport
 

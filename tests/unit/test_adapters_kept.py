@@ -19,8 +19,8 @@ from engine_probe import FLAGS, TINY
 from fake_hub import GOOD_TOKEN, FakeHub, Repository, adapter_files
 from fetching import loopback_client, without_waits
 from memroute_fetch import program, serving
-from memroute_fetch.cache import ModelFolder
-from memroute_fetch.eviction import noted_users
+from memroute_fetch.disk.cache import ModelFolder
+from memroute_fetch.disk.eviction import noted_users
 from memroute_fetch.failures import ExitCode
 from memroute_fetch.kept_adapters import Fetched, KeptAdapters, read_wanted
 from memroute_operator.adapters import pod_calls
@@ -30,8 +30,8 @@ from memroute_operator.adapters.telling import View, failing_adapters, told_adap
 from memroute_operator.replicas.reading import read_replica
 from memroute_operator.spec.deployment import read_deployment
 from memroute_simulator.engine.arguments import parse_arguments
+from memroute_simulator.engine.dialect import MetricsDialect
 from memroute_simulator.engine.http.app import EngineServer
-from memroute_simulator.engine.metrics import MetricsDialect
 from operator_rig import mdep
 from planned_objects import pod_of
 from ports import free_port

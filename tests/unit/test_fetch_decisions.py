@@ -14,12 +14,12 @@ from memroute_fetch import (
     model_directory,
     parse_source,
 )
+from memroute_fetch.disk.room import CachedModel, Volume, is_alive, models_to_evict
 from memroute_fetch.failures import ExitCode, FetchError
-from memroute_fetch.progress import Phase
-from memroute_fetch.remote import RemoteFile
-from memroute_fetch.room import CachedModel, Volume, is_alive, models_to_evict
+from memroute_fetch.remotes.remote import RemoteFile
 from memroute_fetch.selection import INDEX, SMALL_SUFFIXES, model_files, needs_index
 from memroute_fetch.settings import LivePods, options_parser, parse_options, settings_of
+from memroute_fetch.telling.progress import Phase
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 GIB = 2**30

@@ -11,8 +11,9 @@ import pytest
 import fake_hub
 from fake_hub import GOOD_TOKEN, SHARDS, FakeHub, Repository, safetensors, tiny_files
 from fetching import Fetching, free_bytes, without_waits
-from memroute_fetch import download, eviction
-from memroute_fetch.cache import ModelFolder
+from memroute_fetch import download
+from memroute_fetch.disk import eviction
+from memroute_fetch.disk.cache import ModelFolder
 from memroute_fetch.failures import HUB_CODES, ExitCode
 from memroute_hub import HubReason
 

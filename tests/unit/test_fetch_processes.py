@@ -16,7 +16,7 @@ import pytest
 import fake_hub
 from fake_hub import SHARDS, FakeHub, Repository, tiny_files
 from memroute_fetch import MARKER_NAME, model_directory
-from memroute_fetch.http import PIECE_BYTES
+from memroute_fetch.remotes.http import PIECE_BYTES
 
 # Larger than what the program hands on at once, so that a killed one has something on the disk.
 LARGE = bytes(range(256)) * 8192

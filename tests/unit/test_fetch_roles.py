@@ -10,7 +10,8 @@ from fake_hub import tiny_files
 from fake_s3 import ACCESS_KEY, FakeS3, Stored
 from fake_sts import AGENT, ROLE, FakeSTS, refusal
 from fetching import Fetching, loopback_client, without_waits
-from memroute_fetch.aws_identity import (
+from memroute_fetch.failures import ExitCode, FetchError, TransientError
+from memroute_fetch.remotes.aws_identity import (
     RENEW_SECONDS,
     RETRY_SECONDS,
     Given,
@@ -18,9 +19,8 @@ from memroute_fetch.aws_identity import (
     checked_uri,
     identity_of,
 )
-from memroute_fetch.failures import ExitCode, FetchError, TransientError
-from memroute_fetch.roles import RoleSettings, role_settings
-from memroute_fetch.sigv4 import Credentials
+from memroute_fetch.remotes.roles import RoleSettings, role_settings
+from memroute_fetch.remotes.sigv4 import Credentials
 
 FILES = tiny_files()
 SOURCE = "s3://models/llama/8b@v1"

@@ -10,8 +10,8 @@ from fake_s3 import ACCESS_KEY, SECRET_KEY, FakeS3, Stored
 from fetching import Fetching, without_waits
 from memroute_fetch.checksums import CheckKind
 from memroute_fetch.failures import ExitCode
-from memroute_fetch.s3_answers import NoListError, checks_of, page_of
-from memroute_fetch.sigv4 import Credentials, query_of, signed_headers
+from memroute_fetch.remotes.s3_answers import NoListError, checks_of, page_of
+from memroute_fetch.remotes.sigv4 import Credentials, query_of, signed_headers
 
 FILES = tiny_files()
 SOURCE = "s3://models/llama/8b@v1"

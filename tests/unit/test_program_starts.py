@@ -44,22 +44,40 @@ except SystemExit as ended: told(ended.code if isinstance(ended.code, int) else 
 """
 
 
-@pytest.mark.parametrize("argument", ["--help", "--version", "--vesion"])
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_what_a_flag_answers_imports_nothing_heavy(program, argument):
-    """Each took a second: an operator imports a Kubernetes client twice before its first word."""
-    code = CODE.format(argv=[program, argument], module=PROGRAMS[program])
+def run_of(words):
+    """What a program says, and the packages that it has imported by its end."""
+    code = CODE.format(argv=words, module=PROGRAMS[words[0]])
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
     )
     *said, modules = ended.stdout.splitlines()
-    assert set(json.loads(modules)) & HEAVY == set()
+    return "\n".join(said) + ended.stderr, set(json.loads(modules))
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version", "--vesion"])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_what_a_flag_answers_imports_nothing_heavy(program, argument):
+    """Each took a second: an operator imports a Kubernetes client twice before its first word."""
+    said, modules = run_of([program, argument])
+    assert modules & HEAVY == set()
     expected = {
         "--help": f"usage: {program} [-h] [--version]",
         "--version": f"{program} {__version__}",
         "--vesion": f"{program}: no flag --vesion; did you mean --version? (see {program} --help)",
     }[argument]
-    assert expected in "\n".join(said) + ended.stderr
+    assert expected in said
+
+
+@pytest.mark.parametrize(
+    ("command", "prog"),
+    [("engine", "memroute-simulator engine"), ("sglang", "sglang.launch_server"),
+     ("llama-server", "llama-server")],
+)  # fmt: skip
+def test_the_help_of_a_simulated_engine_imports_no_server(command, prog):
+    """It imported HTTP, ZeroMQ and metrics before its first word."""
+    said, modules = run_of(["memroute-simulator", command, "--help"])
+    assert modules & HEAVY == set()
+    assert f"usage: {prog} [-h]" in said
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from memroute_operator.app import run_operator
 from memroute_operator.settings import parse_settings as operator_settings
 from memroute_router.settings import parse_settings as router_settings
-from memroute_simulator.engine.http.app import main as engine
+from memroute_simulator.engine.program import main as engine
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,7 @@ def test_the_beginning_of_a_flag_is_no_flag(parse, flag, capsys):
     assert f"no flag {flag}; did you mean {flag}s" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("capsys")  # one line: no terminal
 async def test_an_operator_whose_port_is_taken_says_which_flag_names_another():
     """Two operators on one machine (hostNetwork, a laptop) are the usual case."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -285,13 +285,7 @@ def _host_tier_plot(rows: Rows, path: Path) -> None:
         for row in rows
         if row["routing"] != "round-robin"
     ]
-    _lines(
-        named, path, "name", "host_gib",
-        (("ttft_mean_seconds", "mean TTFT, seconds", False),
-         ("hit_ratio", "share of prompt tokens found", False)),
-        "KV cache on the host, 4 x Llama-3.1-8B L40S",
-        [],
-    )  # fmt: skip
+    _host_lines(named, path, "host_gib", "KV cache on the host")
 
 
 # Events of the host.
@@ -345,16 +339,21 @@ def _host_events_plot(rows: Rows, path: Path) -> None:
         for row in rows
         if row["host_gib"] == max(one["host_gib"] for one in rows)
     ]
-    _lines(
-        named, path, "name", "reuse_ratio",
-        (("ttft_mean_seconds", "mean TTFT, seconds", False),
-         ("hit_ratio", "share of prompt tokens found", False)),
-        "What routers know of hosts, 4 x Llama-3.1-8B L40S",
-        [],
-    )  # fmt: skip
+    _host_lines(named, path, "reuse_ratio", "What routers know of hosts")
 
 
 # Shared.
+
+
+def _host_lines(rows: Rows, path: Path, x: str, title: str) -> None:
+    """What the host's memory gains: both studies of it run the same fleet."""
+    _lines(
+        rows, path, "name", x,
+        (("ttft_mean_seconds", "mean TTFT, seconds", False),
+         ("hit_ratio", "share of prompt tokens found", False)),
+        f"{title}, 4 x Llama-3.1-8B L40S",
+        [],
+    )  # fmt: skip
 
 
 def _known(value: float | None) -> str:

@@ -1,7 +1,6 @@
 """The work of ``memroute decisions``: why a router sent, held or refused the last requests."""
 
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from rich.text import Text
 
 from memroute_cli.terminal.addresses import base_address
 from memroute_cli.terminal.console import open_console, text_width
-from memroute_cli.terminal.errors import UserError
+from memroute_cli.terminal.errors import UserError, tell
 from memroute_cli.terminal.output import Output, write
 from memroute_cli.terminal.table import Column, Table, shortened
 
@@ -39,9 +38,9 @@ def run(
     if request_id is not None:
         found = [one for one in found if one.get("request_id") == request_id]
         if not found:
-            sys.stderr.write(
+            tell(
                 f"memroute decisions: the router at {router} remembers no request {request_id!r} "
-                "(another router, or more than 256 of its kind ago)\n"
+                "(another router, or more than 256 of its kind ago)"
             )
             return False
     if only_refused:

@@ -18,6 +18,7 @@ from memroute_cli.plan.models import HubOptions, NamedModel, read_model
 from memroute_cli.plan.plot import check_plot, draw
 from memroute_cli.plan.weights_offload import OffloadQuestion
 from memroute_cli.terminal.console import open_console
+from memroute_cli.terminal.errors import tell
 from memroute_cli.terminal.output import Output, write
 
 
@@ -170,7 +171,7 @@ def _print_manifests(
         best = one.best(prices)
         if best is None:
             reasons = "; ".join(f.reason for f in one.found if isinstance(f, NoOption))
-            sys.stderr.write(f"memroute plan: {one.model.name} fits nowhere: {reasons}\n")
+            tell(f"memroute plan: {one.model.name} fits nowhere: {reasons}")
             continue
         manifest = model_deployment(one.model, best)
         if manifest is None:

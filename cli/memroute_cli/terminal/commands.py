@@ -12,6 +12,7 @@ from typer._click.shell_completion import CompletionItem
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from memroute.closeness import did_you_mean
+from memroute.sentences import for_stderr
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ class LazyGroup(TyperGroup):
         if args and not args[0].startswith("-") and args[0] not in self.lazy:
             hint = did_you_mean(args[0], self.lazy)
             there = f"; there are {', '.join(self.lazy)}"
-            ctx.fail(f"no command {args[0]!r}{hint or there}")
+            msg = f"no command {args[0]!r}{hint or there}"
+            raise _usage_error(msg, ctx)
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
@@ -91,14 +93,21 @@ class OwnCommand(TyperCommand):
 
 @contextmanager
 def told_options(command: Any, ctx: Any) -> Iterator[None]:
-    """An option that there is not ends with the closest one that there is."""
+    """What is wrong with options is a sentence; of one that there is not, with the closest."""
     try:
         yield
     except NoSuchOption as error:
         names = [name for parameter in command.get_params(ctx) for name in parameter.opts]
         close = did_you_mean(error.option_name, (n for n in names if n.startswith("--")))
         msg = f"no option {error.option_name}{close}"
-        raise UsageError(msg, ctx=ctx) from error
+        raise _usage_error(msg, ctx) from error
+    except UsageError as error:
+        raise _usage_error(error.format_message(), error.ctx or ctx) from error
+
+
+def _usage_error(sentence: str, ctx: Any) -> UsageError:
+    """What typer prints behind ``Error: ``, in lines that fit."""
+    return UsageError(for_stderr(sentence, after="Error: "), ctx=ctx)
 
 
 def load(name: str, where: LazyCommand) -> Any:

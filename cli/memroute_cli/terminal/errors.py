@@ -6,9 +6,16 @@ from contextlib import contextmanager
 
 import typer
 
+from memroute.sentences import for_stderr
+
 
 class UserError(Exception):
     """What was asked makes no sense, or cannot be had; the message is for who asked."""
+
+
+def tell(sentence: str) -> None:
+    """Print a sentence for a person on stderr."""
+    sys.stderr.write(for_stderr(sentence) + "\n")
 
 
 @contextmanager
@@ -17,5 +24,5 @@ def told_errors(command: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print(f"memroute {command}: {error}", file=sys.stderr)  # noqa: T201 - what a person reads
+        tell(f"memroute {command}: {error}")
         raise typer.Exit(2) from None

@@ -230,8 +230,8 @@ def _devices_unknown(
 
 def _host_memory_short(ledger: Ledger, nodes: list[Node], replica: WantedReplica) -> Refused:
     """The refusal of a replica that devices have room for, and no node's own memory."""
-    need = replica.host_bytes
-    known = [(free, one) for one in nodes if (free := ledger.free_host_bytes(one.name)) is not None]
+    need, memory = replica.host_bytes, ledger.node_memory
+    known = [(free, one) for one in nodes if (free := memory.free_bytes(one.name)) is not None]
     free, node = max(known, key=lambda item: (item[0], item[1].name))
     size = node.host_bytes or 0
     ever = any((one.host_bytes or 0) >= need for _, one in known)

@@ -17,16 +17,17 @@ free for a sleeper = max(0, usable - foreign - sum(all promises) + sum(lent))
 
 Promises alone are blind to foreign processes. Readings alone book twice while weights load.
 A reading shows a promise when it is younger than the replica's readiness: what a replica has
-loaded since the reading was taken is not in it. Foreign use is worked out once, from the whole
-snapshot: it stays where it is when a plan asks what would be free without one of our replicas.
+loaded since the reading was taken is not in it (``foreign_use``). Memory of nodes, beside their
+devices, is counted in ``node_memory``.
 """
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+from memroute.placement.foreign_use import ForeignUse, without_own
 from memroute.placement.inventory import Device, Inventory, Node, PlacementMode, Reservation
-from memroute.placement.own_use import own_bytes, without_own
+from memroute.placement.node_memory import NodeMemory
 from memroute.placement.sleepers import Sleepers
 from memroute.placement.ways import Way, weigh_way
 
@@ -67,8 +68,7 @@ class Ledger:
         self._ignore_use = ignore_use
         self._live_pods = inventory.live_pods
         self._reserved_bytes: dict[str, int] = {}
-        self._foreign_bytes: dict[str, int] = {}
-        self._certain_bytes: dict[str, int] = {}
+        self._foreign = ForeignUse(None if ignore_use else inventory)
         self._full_devices: set[str] = set()
         self._num_exclusive: dict[str, int] = {}
         self._num_exclusive_ready: dict[str, int] = {}
@@ -77,11 +77,8 @@ class Ledger:
         self._holders: dict[str, dict[str, int]] = {}
         self._replicas_on_node: dict[str, dict[str, int]] = {}
         self._sleepers = Sleepers()
-        self._host_bytes = Counter[str]()
-        """Memory of nodes that replicas may pin, by name."""
-        self._host_sizes = {node.name: node.host_bytes for node in inventory.nodes}
+        self.node_memory = NodeMemory(inventory.nodes)
         self._released: tuple[Reservation, ...] = ()
-        self._released_foreign: dict[str, int] = {}
         ordered = sorted(inventory.reservations, key=lambda one: one.replaces is not None)
         ways: dict[str, list[Reservation]] = {}
         for reservation in ordered:  # a claim is weighed against the pod that it replaces
@@ -92,7 +89,6 @@ class Ledger:
         for claims in ways.values():
             self._count_way(claims[0], [one.replaces or "" for one in claims])
         if not ignore_use:
-            self._measure_foreign_use(inventory)
             self._mark_full_devices()
 
     def book(self, reservation: Reservation) -> None:
@@ -115,19 +111,9 @@ class Ledger:
         if kept is not None:
             self._count(kept, -1)
             taken.insert(0, kept)
-            self._attribute(kept)
+            self._foreign.attribute(kept)
         self._released = () if kept is None else (kept,)
         return tuple(taken)
-
-    def _attribute(self, released: Reservation) -> None:
-        """Take what a reading may show of an engine that never served out of what others use."""
-        if released.ready_seconds is not None:
-            return
-        for uuid, size in released.device_bytes.items():
-            own = min(size, self._foreign_bytes.get(uuid, 0))
-            if own:
-                self._foreign_bytes[uuid] -= own
-                self._released_foreign[uuid] = self._released_foreign.get(uuid, 0) + own
 
     def release_all(self, owners: Collection[str]) -> tuple[Reservation, ...]:
         """As ``release``, for several pods that have no successors' claims."""
@@ -135,7 +121,7 @@ class Ledger:
         taken = tuple(self.by_owner[owner] for owner in sorted(owners) if owner in self.by_owner)
         for one in taken:
             self._count(one, -1)
-            self._attribute(one)
+            self._foreign.attribute(one)
         self._released = taken
         return taken
 
@@ -143,9 +129,7 @@ class Ledger:
         """Count again what ``release`` has taken out."""
         self.version += 1
         self._released = ()
-        for uuid, own in self._released_foreign.items():
-            self._foreign_bytes[uuid] += own
-        self._released_foreign = {}
+        self._foreign.restore()
         for reservation in taken:
             self._count(reservation, 1)
 
@@ -180,7 +164,7 @@ class Ledger:
         if self._ignore_use:
             return
         self._bytes_of_namespace[claim.namespace] += way.added_to_namespace * sign
-        self._host_bytes[claim.node] += way.added_host_bytes * sign
+        self.node_memory.count_way(way, sign)
         for uuid, size in way.added_bytes.items():
             self._count_bytes(claim, uuid, size * sign)
         if way.added_devices:
@@ -206,9 +190,7 @@ class Ledger:
         self._bytes_of_namespace[reservation.namespace] += grown * sign
         self._count_devices(reservation, predecessor, sign)
         self._sleepers.count(reservation, predecessor, sign)
-        is_there = predecessor is not None and predecessor.node == reservation.node
-        pinned_before = predecessor.host_bytes if predecessor is not None and is_there else 0
-        self._host_bytes[reservation.node] += max(0, reservation.host_bytes - pinned_before) * sign
+        self.node_memory.count(reservation, predecessor, sign)
         if reservation.is_moving:
             self.busy_devices.update(reservation.device_bytes)
         if reservation.is_stuck:
@@ -266,19 +248,6 @@ class Ledger:
             del holders[reservation.owner]
         shared = self._shared_on_node.setdefault(reservation.node, {})
         shared[uuid] = shared.get(uuid, 0) + num_bytes
-
-    def _measure_foreign_use(self, inventory: Inventory) -> None:
-        own = own_bytes(inventory)
-        for node in inventory.nodes:
-            for device in node.devices:
-                if device.uuid is None or device.live_free_bytes is None:
-                    continue
-                used = device.usable_bytes - device.live_free_bytes
-                shown, maybe = own.get(device.uuid, (0, 0))
-                if used > shown:
-                    self._foreign_bytes[device.uuid] = used - shown
-                if used > shown + maybe:
-                    self._certain_bytes[device.uuid] = used - shown - maybe
 
     def _mark_full_devices(self) -> None:
         """Devices of shared nodes that some pod holds whole: a label was put on a node in use."""
@@ -338,11 +307,11 @@ class Ledger:
 
     def foreign_bytes(self, device: Device) -> int:
         """Bytes that processes of others use, as far as a reading shows."""
-        return self._foreign_bytes.get(device.uuid or "", 0)
+        return self._foreign.on(device.uuid or "")
 
     def certainly_foreign_bytes(self, device: Device) -> int:
         """Of ``foreign_bytes``, what no replica of ours that starts or has just ended explains."""
-        return min(self._certain_bytes.get(device.uuid or "", 0), self.foreign_bytes(device))
+        return min(self._foreign.certain_on(device.uuid or ""), self.foreign_bytes(device))
 
     def users(self, device: Device) -> list[tuple[str, int]]:
         """Who uses bytes of a shared device beside those that were promised any, in words."""
@@ -370,24 +339,6 @@ class Ledger:
         """Replicas that sleep on a shared device."""
         return self._sleepers.num_asleep(device.uuid or "")
 
-    def free_host_bytes(self, node: str) -> int | None:
-        """Memory of a node that replicas may still pin; None where nobody says what it has."""
-        size = self._host_sizes.get(node)
-        if size is None or self._ignore_use:
-            return size
-        return max(0, size - self._host_bytes[node])
-
-    def pinned_host_bytes(self, node: str) -> int:
-        """Memory of a node that replicas of ours may pin."""
-        return self._host_bytes[node]
-
-    def has_host_memory(self, node: str, host_bytes: int) -> bool:
-        """Whether a node has so much; where nobody says what it has, kube-scheduler judges."""
-        if not host_bytes:
-            return True
-        free = self.free_host_bytes(node)
-        return free is None or free >= host_bytes
-
     def wakeable_bytes(self, device: Device) -> int:
         """Bytes that a replica that wakes can count on, beyond what it keeps while it sleeps.
 
@@ -396,7 +347,7 @@ class Ledger:
         """
         uuid = device.uuid or ""
         used = self._reserved_bytes.get(uuid, 0) - self._sleepers.lent_bytes(uuid)
-        return device.usable_bytes - used - self._certain_bytes.get(uuid, 0)
+        return device.usable_bytes - used - self._foreign.certain_on(uuid)
 
     def change_sleep(self, owner: str, *, is_asleep: bool) -> None:
         """Count a replica as asleep, or as awake, from now on ("if it slept, …")."""
@@ -436,7 +387,7 @@ class Ledger:
     def unbounded_free_bytes(self, device: Device) -> int:
         """As ``free_bytes``, below 0 by what must go first; of a device that may be used."""
         uuid = device.uuid or ""
-        used = self._reserved_bytes.get(uuid, 0) + self._foreign_bytes.get(uuid, 0)
+        used = self._reserved_bytes.get(uuid, 0) + self._foreign.on(uuid)
         return device.usable_bytes - used
 
     def is_usable(self, device: Device) -> bool:
@@ -454,7 +405,7 @@ class Ledger:
         uuid = device.uuid
         if uuid is None or uuid in self._full_devices or device.unusable_reason is not None:
             return 0
-        used = self._reserved_bytes.get(uuid, 0) + self._certain_bytes.get(uuid, 0)
+        used = self._reserved_bytes.get(uuid, 0) + self._foreign.certain_on(uuid)
         free = device.usable_bytes - used
         if rest_bytes is not None:
             free = self._with_lent(uuid, free, rest_bytes)

@@ -298,7 +298,7 @@ class Pools:
         node = self._nodes[entry[4]]
         num_devices, need = footprint.num_devices, footprint.total_bytes
         is_cut = num_devices > 1 and any(device.is_slice for device in node.devices)
-        if is_cut or not self._ledger.has_host_memory(node.name, replica.host_bytes):
+        if is_cut or not self._ledger.node_memory.has_room(node.name, replica.host_bytes):
             return None
         if replica.mode is PlacementMode.EXCLUSIVE:
             if entry[2] < num_devices:

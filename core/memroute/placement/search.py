@@ -210,7 +210,7 @@ class Search:
         if free < footprint.total_bytes:
             return None
         is_claimed = home.claimed_bytes is not None
-        if not is_claimed and not self.ledger.has_host_memory(node.name, replica.host_bytes):
+        if not is_claimed and not self.ledger.node_memory.has_room(node.name, replica.host_bytes):
             return None
         return Candidate(
             node=node,

@@ -64,9 +64,9 @@ def _verdict(ledger: Ledger, node: Node, replica: WantedReplica) -> Verdict:
         found = _shared(ledger, node, replica)
     else:
         found = _whole(ledger, node, replica)
-    if not found.fits or ledger.has_host_memory(node.name, replica.host_bytes):
+    if not found.fits or ledger.node_memory.has_room(node.name, replica.host_bytes):
         return found
-    free, size = ledger.free_host_bytes(node.name) or 0, node.host_bytes or 0
+    free, size = ledger.node_memory.free_bytes(node.name) or 0, node.host_bytes or 0
     text = (
         f"it has {format_gib(free)} of {format_gib(size)} host memory free, "
         f"{format_gib(replica.host_bytes)} are needed"

@@ -315,7 +315,7 @@ def _set_host_memory(families: Families, facts: Facts, ledger: Ledger) -> None:
     }
     for name, size in sizes.items():
         families.set("node_host_bytes", (name,), size)
-        families.set("node_host_reserved_bytes", (name,), ledger.pinned_host_bytes(name))
+        families.set("node_host_reserved_bytes", (name,), ledger.node_memory.pinned_bytes(name))
 
 
 def _set_replicas(

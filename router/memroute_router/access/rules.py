@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import translate
 from typing import Final
 
+from memroute.traffic.request import RequestProfile
 from memroute_router.access.media_hosts import MediaHosts
 
 # Characters of a model's name that are compared with an allow-list: names that exist have fewer
@@ -150,6 +151,18 @@ class KeyRing:
     by_digest: dict[bytes, Grant]
     """By the SHA-256 of the key."""
     issuers: tuple[TokenIssuer, ...] = ()
+
+
+def may_explain(grant: Grant | None, profile: RequestProfile, *, has_keys: bool) -> bool:
+    """Whether a client may know where its request went, and how much of its prompt is cached there.
+
+    ``grant``: of its key; None where it has none. ``has_keys``: whether the router asks for keys.
+    Where tenants are told apart by their words alone, engines that report their blocks would tell
+    one what the others have sent.
+    """
+    if grant is not None:
+        return grant.tenant.may_explain
+    return not has_keys and not (profile.tenant and profile.blocks)
 
 
 def digest_of(key: bytes) -> bytes:

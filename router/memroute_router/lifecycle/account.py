@@ -118,11 +118,11 @@ class Account:
         profile: RequestProfile,
         tenant: str,
         attempt: Attempt | None,
-        streamed_tokens: int,
+        tokens_per_event: float,
     ) -> Record:
         """The whole of it.
 
-        ``attempt``: the latest, also when it has ended. ``streamed_tokens``: as its events say.
+        ``attempt``: the latest, also when it has ended. ``tokens_per_event``: of its stream.
         """
         exchange = self._exchange
         received_at = exchange.received_at
@@ -159,8 +159,19 @@ class Account:
             first_byte_seconds=first_byte,
             seconds=now_seconds - received_at,
             ttft_seconds=ttft,
-            streamed_tokens=streamed_tokens,
+            streamed_tokens=_streamed_tokens(attempt, profile, tokens_per_event),
         )
+
+
+def _streamed_tokens(
+    attempt: Attempt | None, profile: RequestProfile, tokens_per_event: float
+) -> int:
+    """Tokens that its stream has carried, by what its pool has learned of events."""
+    if attempt is None or attempt.first_text_at is None:
+        return 0
+    num_events = attempt.num_events
+    num_first = min(num_events, profile.num_choices)
+    return num_first + int((num_events - num_first) * tokens_per_event)
 
 
 def _replica_of(attempt: Attempt | None) -> str:

@@ -5,16 +5,20 @@
 came, and what is remembered of all.
 """
 
+import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, Protocol
 
 from memroute.traffic.dispatch import Suspects, request_name
 from memroute.traffic.dispatch.suspects import MAX_APART_SECONDS
 from memroute_router.http.deadlines import monotonic
 from memroute_router.http.faults import OnFault
+from memroute_router.lifecycle.failure import Failure
 from memroute_router.lifecycle.refusal import Refusal, replicas_died
 from memroute_router.replicas.pools import Pool
 
+LOGGER = logging.getLogger(__name__)
 # As ``--max-queued-requests``.
 DEFAULT_MAX_WAITING: Final = 1024
 
@@ -84,15 +88,22 @@ class Case:
         self._suspects.left(ticket)
         self._isolation.changed()
 
-    def died(self, replica: str, *, lived_seconds: float) -> bool:
-        """A replica has died with it; True if it is to blame."""
-        return self._suspects.died(
+    def died(self, replica: str, failure: Failure, request_id: str) -> Refusal | None:
+        """A replica has died with it; the refusal if it is to blame."""
+        is_to_blame = self._suspects.died(
             self._name,
             replica,
             num_bytes=self._num_bytes,
-            lived_seconds=lived_seconds,
+            lived_seconds=failure.lived_seconds,
             now_seconds=monotonic(),
         )
+        if not is_to_blame:
+            return None
+        LOGGER.error(
+            "replicas died with it request=%s replicas=%s", request_id, ",".join(self.died_with_it)
+        )
+        refusal = self.refusal()
+        return None if refusal is None else replace(refusal, cause=failure.cause.value)
 
     def errored(self, replica: str) -> None:
         """A replica has answered by an error of its own, which may be its last word."""

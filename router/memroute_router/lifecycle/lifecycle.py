@@ -28,7 +28,6 @@ alone, and what it held is given back.
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
 from memroute.traffic.admission import Reject
@@ -36,7 +35,7 @@ from memroute.traffic.dispatch import Lease
 from memroute.traffic.lengths import PromptParts
 from memroute.traffic.request import RequestProfile
 from memroute_router.access.quotas import Permit
-from memroute_router.access.rules import Grant
+from memroute_router.access.rules import Grant, may_explain
 from memroute_router.access.usage_asked import edit
 from memroute_router.http.deadlines import monotonic
 from memroute_router.http.exchange import Exchange
@@ -493,7 +492,7 @@ class Lifecycle:
             profile=self.profile,
             tenant=self._tenant(),
             attempt=attempt,
-            streamed_tokens=self._streamed_tokens(),
+            tokens_per_event=1.0 if pool is None else pool.dispatcher.events.ratio,
         )
         if outcome is _SERVED and record.prompt_tokens and pool is not None:
             parts = self._parts
@@ -583,15 +582,7 @@ class Lifecycle:
         case = self._case
         if case is None:
             case = self._case = self._open_case()
-        if not case.died(self._replica(), lived_seconds=failure.lived_seconds):
-            return None
-        LOGGER.error(
-            "replicas died with it request=%s replicas=%s",
-            self._account.id_text(),
-            ",".join(case.died_with_it),
-        )
-        refusal = case.refusal()
-        return None if refusal is None else replace(refusal, cause=failure.cause.value)
+        return case.died(self._replica(), failure, self._account.id_text())
 
     def _open_case(self) -> Case:
         exchange = self._exchange
@@ -616,17 +607,6 @@ class Lifecycle:
         """Who waits, and since when: for a page about the queue."""
         return self._account.waits(now_seconds)
 
-    def _streamed_tokens(self) -> int:
-        """Tokens that its stream has carried, by what the pool has learned of events."""
-        attempt = self._attempt
-        if attempt is None or attempt.first_text_at is None:
-            return 0
-        num_events = attempt.num_events
-        num_first = min(num_events, self.profile.num_choices)
-        pool = self._pool
-        ratio = 1.0 if pool is None else pool.dispatcher.events.ratio
-        return num_first + int((num_events - num_first) * ratio)
-
     def _replica(self) -> str:
         """The latest that it was sent to; empty if none."""
         return "" if self._attempt is None else self._attempt.replica
@@ -641,23 +621,13 @@ class Lifecycle:
         permit, gate = self._permit, self._services.gate
         if permit is not None and gate is not None:
             lines += gate.limit_lines(permit)
-        if EXPLAIN in self._exchange.fields and self._may_explain():
+        if (
+            EXPLAIN in self._exchange.fields
+            and self._services.explains
+            and may_explain(self._grant, self.profile, has_keys=gate is not None)
+        ):
             lines += account.explanation(self._attempt, self.profile)
         return lines
-
-    def _may_explain(self) -> bool:
-        """Whether its client may know where it went, and how much of its prompt is cached there.
-
-        Where tenants are told apart by their words alone, engines that report their blocks would
-        tell one what the others have sent.
-        """
-        if not self._services.explains:
-            return False
-        if self._grant is not None:
-            return self._grant.tenant.may_explain
-        if self._services.gate is not None:
-            return False
-        return not (self.profile.tenant and self.profile.blocks)
 
     def _is_from_proxy(self) -> bool:
         """Whether it came from a proxy whose word is believed."""

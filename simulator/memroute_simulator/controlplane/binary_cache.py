@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from memroute.sentences import for_stderr
+
 
 class BinaryError(RuntimeError):
     """A binary is missing and cannot be built; the message says in one sentence why."""
@@ -16,8 +18,8 @@ Report = Callable[[str], None]
 
 
 def report_to_stderr(text: str) -> None:
-    """Print one line of progress."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a sentence of progress."""
+    print(for_stderr(text), file=sys.stderr, flush=True)
 
 
 def cache_directory() -> Path:

@@ -19,9 +19,9 @@ from memroute.footprint import (
 )
 from memroute.footprint.replica import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
 from memroute.units import GIB
+from memroute_simulator.engine.dialect import MetricsDialect
 from memroute_simulator.engine.endings import ENDINGS
-from memroute_simulator.engine.kv_events import KVEventsConfig, KVEventsConfigError
-from memroute_simulator.engine.metrics import MetricsDialect
+from memroute_simulator.engine.kv_events_config import KVEventsConfig, KVEventsConfigError
 from memroute_simulator.engine.model import SchedulingPolicy
 from memroute_simulator.engine.offloading import OffloadingConfig, OffloadingConfigError
 from memroute_simulator.engine.spec import EngineKind, EngineSpec

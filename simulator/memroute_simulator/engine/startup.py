@@ -11,9 +11,9 @@ the constants that memroute reserves: as on hardware, an estimate is only ever a
 import asyncio
 import math
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-
-import aiohttp
+from typing import TYPE_CHECKING
 
 from memroute.catalog import accelerator_for_product
 from memroute.footprint import (
@@ -26,6 +26,9 @@ from memroute.units import GIB
 from memroute_simulator.engine.arguments import EngineArguments
 from memroute_simulator.engine.hub_models import ModelNotFoundError, architecture_of
 from memroute_simulator.engine.spec import EngineSpec
+
+if TYPE_CHECKING:  # whoever only reads flags needs no HTTP client
+    import aiohttp
 
 LOAD_BYTES_PER_SECOND = 16e9
 # Weights from a local NVMe cache: 8B parameters load in about a second.
@@ -42,7 +45,7 @@ class DriverClient:
     Owns what the process holds: ``held``.
     """
 
-    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+    def __init__(self, url: str, session: "aiohttp.ClientSession") -> None:
         self.held: dict[int, tuple[str, int, int]] = {}
         """Rank → its device, the device's bytes, and those that it has allocated."""
         self.url = url
@@ -90,7 +93,18 @@ class DriverClient:
             response.raise_for_status()
 
 
-async def start_engine(arguments: EngineArguments, driver: DriverClient) -> EngineSpec:
+Start = Callable[[EngineArguments, DriverClient], Awaitable[tuple[EngineSpec, dict[str, float]]]]
+"""Allocates all that an engine holds; the engine, and what its page says of its start."""
+
+
+async def start_vllm(
+    arguments: EngineArguments, driver: DriverClient
+) -> tuple[EngineSpec, dict[str, float]]:
+    """As vLLM does it, whose page says nothing of its start. Raises ``EngineStartError``."""
+    return await _start_engine(arguments, driver), {}
+
+
+async def _start_engine(arguments: EngineArguments, driver: DriverClient) -> EngineSpec:
     """Allocate everything on every rank's device. Raises ``EngineStartError``."""
     try:
         architecture = await architecture_of(arguments)

@@ -3,14 +3,13 @@
 ``memroute.traffic.dispatch.RequestPool`` decides, holds, takes turns, retries and leases, here as
 in the real router; what is here is what differs: the clock, the engines that answer, the scrapes
 (at the router's period, each replica from a random phase on, late by the network), and what became
-of each request.
+of each request. What it takes a request to be before that is in ``profiles``.
 
 ``memroute`` is what a default install does: it has the shipped index, which guesses what is cached
 from what was sent where. The published policies that ask for cached prefixes, ``memroute-oracle``
 and ``clairvoyant`` are told what each cache holds, exactly and at once: better than any real index.
 """
 
-import heapq
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,22 +25,18 @@ from memroute.traffic.dispatch import (
     RetryRule,
     Waiter,
 )
-from memroute.traffic.lengths import PromptLengths
 from memroute.traffic.peers import PeerGroup
 from memroute.traffic.replica import ReplicaReading, Reservation, max_age_seconds
 from memroute.traffic.request import RequestProfile
 from memroute.traffic.routing import POLICY_NAMES, SEES_PREFIXES
-from memroute_simulator.engine.model import EngineRequest, SegmentedContent
-from memroute_simulator.virtual.kv_events import Hears, told_keys
+from memroute_simulator.virtual.backlog import Backlog
+from memroute_simulator.virtual.kv_events import Hears
 from memroute_simulator.virtual.loop import VirtualLoop
 from memroute_simulator.virtual.mix import TrafficMix
 from memroute_simulator.virtual.outcome import Outcome, OutcomeStatus
+from memroute_simulator.virtual.profiles import Profiles, engine_request
 from memroute_simulator.virtual.replica import Ticket, VirtualReplica
 
-ASSUMED_OUTPUT_TOKENS = 256
-# The default of a ModelDeployment's routing.
-MAX_CHOICES = 1024
-# More than a request of any mix asks for: names their answers.
 TICK_SECONDS = 0.25
 # How often replicas are looked at for whether they hang: the router's clock.
 MEMROUTE = "memroute"
@@ -51,11 +46,6 @@ CLAIRVOYANT = "clairvoyant"
 CLAIRVOYANT_SCRAPE_SECONDS = 0.02
 ORACLE = "memroute-oracle"
 """memroute's own policy, told what each cache holds, as the published policies are."""
-GUESSED_BLOCK_TOKENS = 256
-# What the router's blocks of 1,024 characters are about.
-KEY_BITS = 64
-KEY_MASK = (1 << KEY_BITS) - 1
-# Keys of the router's prefixes have 64 bits; those of a workload's segments have more.
 OURS = frozenset({MEMROUTE, ORACLE, CLAIRVOYANT})
 POLICIES = (*POLICY_NAMES, ORACLE, CLAIRVOYANT)
 SEES_CACHES = frozenset({*SEES_PREFIXES, ORACLE, CLAIRVOYANT}) - {MEMROUTE}
@@ -141,28 +131,6 @@ def _raise(error: Exception) -> None:
     raise error
 
 
-class _Backlog:
-    """How long what waited ahead of each refused request took: what Retry-After foretells."""
-
-    def __init__(self, pool: RequestPool[VirtualReplica]) -> None:
-        self._pool = pool
-        self._placed_tokens = 0
-        self._refused: list[tuple[int, int, Outcome]] = []
-
-    def refused(self, outcome: Outcome) -> None:
-        """A request was told to come back."""
-        ahead = self._placed_tokens + self._pool.held_tokens
-        heapq.heappush(self._refused, (ahead, outcome.number, outcome))
-
-    def placed(self, num_tokens: int, *, now_seconds: float) -> None:
-        """So many tokens were given room."""
-        self._placed_tokens += num_tokens
-        while self._refused and self._refused[0][0] <= self._placed_tokens:
-            _, _, outcome = heapq.heappop(self._refused)
-            if outcome.ended_seconds is not None:
-                outcome.drained_seconds = now_seconds - outcome.ended_seconds
-
-
 class VirtualRouter:
     """One router replica. Owns its view of the fleet."""
 
@@ -185,8 +153,6 @@ class VirtualRouter:
         self.loop = loop
         self.name = name
         self.settings = settings
-        self.prompts = PromptLengths()
-        """How long prompts turn out to be, as the engines' ``usage`` says."""
         self._mix = mix
         self._rng = rng
         self._is_running = is_running
@@ -216,7 +182,14 @@ class VirtualRouter:
             call_later=loop.after,
             on_error=_raise,
         )
-        self.backlog = _Backlog(self.pool)
+        self.backlog = Backlog(lambda: self.pool.held_tokens)
+        self._profiles = Profiles(
+            self.dispatcher.cached.blocks,
+            is_clairvoyant=self._is_clairvoyant,
+            guesses_prefixes=self._guesses,
+            hears=settings.hears,
+            tells_tenants=settings.tells_tenants,
+        )
         self._sent: dict[VirtualReplica, dict[_Attempt, None]] = {}
         self._by_reservation: dict[Reservation, _Attempt] = {}
 
@@ -260,7 +233,7 @@ class VirtualRouter:
 
     def route(self, outcome: Outcome, on_end: Callable[[Outcome], None]) -> None:
         """Send a request on, let it wait, or shed it."""
-        attempt = _Attempt(self, outcome, self._profile(outcome), on_end)
+        attempt = _Attempt(self, outcome, self._profiles.profile(outcome), on_end)
         outcome.cancel = lambda: self.pool.withdraw(attempt)
         verdict = self.pool.submit(attempt)
         if isinstance(verdict, Lease):
@@ -276,7 +249,7 @@ class VirtualRouter:
         outcome.tried.append(replica.name)
         attempt.lease = lease
         attempt.tickets = tuple(
-            Ticket(request=self._request(outcome, choice))
+            Ticket(request=engine_request(outcome, choice))
             for choice in range(outcome.asked_how.num_choices)
         )
         self._sent[replica][attempt] = None
@@ -326,7 +299,7 @@ class VirtualRouter:
             if how.has_usage:
                 usage = how.num_choices * outcome.asked.num_output_tokens
                 actual = outcome.asked.num_prompt_tokens
-                self.prompts.observe(how.parts, actual_tokens=actual)
+                self._profiles.prompts.observe(how.parts, actual_tokens=actual)
                 self.dispatcher.predictions.prompt(
                     expected=attempt.profile.num_prompt_tokens,
                     actual=actual,
@@ -395,71 +368,10 @@ class VirtualRouter:
             self._release(attempt, is_complete=True)
             attempt.end(OutcomeStatus.SERVED, after_seconds=self.settings.network_seconds)
 
-    # Requests.
-
-    @staticmethod
-    def _request(outcome: Outcome, choice: int) -> EngineRequest:
-        """One of the request's choices, as the engine takes it."""
-        asked = outcome.asked
-        output_id = asked.output_id if not choice else -(MAX_CHOICES * asked.output_id + choice)
-        return EngineRequest(
-            request_id=f"{outcome.number}.{outcome.num_attempts}.{len(outcome.tried)}.{choice}",
-            num_prompt_tokens=asked.num_prompt_tokens,
-            num_output_tokens=asked.num_output_tokens,
-            max_output_tokens=asked.max_output_tokens,
-            content=SegmentedContent(asked.prompt, output_id),
-            priority=asked.priority,
-            arrival_seconds=outcome.sent_seconds,
-            adapter=asked.adapter,
-        )
-
-    def _profile(self, outcome: Outcome) -> RequestProfile:
-        """What the router takes the request to be: its prompt by the estimator."""
-        asked, how = outcome.asked, outcome.asked_how
-        allowed = asked.max_output_tokens
-        assumed = ASSUMED_OUTPUT_TOKENS if allowed is None else min(allowed, ASSUMED_OUTPUT_TOKENS)
-        known = how.num_choices * asked.num_output_tokens if self._is_clairvoyant else None
-        estimate = asked.num_prompt_tokens
-        if not self._is_clairvoyant:
-            estimate = max(1, round(self.prompts.tokens(how.parts)))
-        return RequestProfile(
-            num_prompt_tokens=estimate,
-            min_prompt_tokens=min(estimate, asked.num_prompt_tokens),
-            max_output_tokens=allowed,
-            assumed_output_tokens=how.num_choices * assumed,
-            known_output_tokens=known,
-            num_choices=how.num_choices,
-            num_sequences=how.num_choices,
-            is_stream=how.is_stream,
-            tenant=asked.tenant if self.settings.tells_tenants else "",
-            # To vLLM smaller is served first, to memroute greater.
-            priority=-asked.priority,
-            prefix=self._prefix(outcome) if self._guesses else (),
-            blocks=self._blocks(outcome) if self._guesses else (),
-            tokens_per_block=GUESSED_BLOCK_TOKENS,
-        )
-
-    @staticmethod
-    def _prefix(outcome: Outcome) -> tuple[int, ...]:
-        asked = outcome.asked
-        num_blocks = asked.num_prompt_tokens // GUESSED_BLOCK_TOKENS
-        content = SegmentedContent(asked.prompt, asked.output_id)
-        keys = content.keys(0, num_blocks, GUESSED_BLOCK_TOKENS)
-        return tuple([(key ^ key >> KEY_BITS) & KEY_MASK for key in keys])
-
-    def _blocks(self, outcome: Outcome) -> tuple[int, ...]:
-        """The prompt's blocks as replicas tell of them; none where nobody hears."""
-        size = self.dispatcher.cached.blocks.block_tokens
-        if self.settings.hears is Hears.NOTHING or not size:
-            return ()
-        asked = outcome.asked
-        content = SegmentedContent(asked.prompt, asked.output_id)
-        return told_keys(content.keys(0, asked.num_prompt_tokens // size, size), size)
-
     def _find_hits(self, waiter: Waiter[VirtualReplica]) -> dict[str, int]:
         if not isinstance(waiter, _Attempt):
             return {}
-        request = self._request(waiter.outcome, 0)
+        request = engine_request(waiter.outcome, 0)
         return {name: there.hit_tokens(request) for name, there in self.pool.replicas.items()}
 
     # Readings.

@@ -19,7 +19,8 @@ from memroute.traffic.admission.settings import (
     AdmissionSettings,
 )
 from memroute.traffic.replica.ledger import ReplicaLedger
-from memroute.traffic.replica.own_requests import SILENT_EVENTS, STEP_TOKENS
+from memroute.traffic.replica.own_requests import SILENT_EVENTS
+from memroute.traffic.replica.requests_there import STEP_TOKENS
 
 # Requests that a replica gets which has not answered of late: they find out whether it lives.
 # Unit: requests. Source: chosen by hand.

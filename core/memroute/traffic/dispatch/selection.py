@@ -11,7 +11,7 @@ from memroute.traffic.lengths import OutputLengths
 from memroute.traffic.prefixes.cached_prompts import CachedPrompts
 from memroute.traffic.replica import Predictions, Reservation
 from memroute.traffic.replica.backend import Backend, FastestReplica
-from memroute.traffic.replica.own_requests import MEMORY_QUANTILE
+from memroute.traffic.replica.requests_there import MEMORY_QUANTILE
 from memroute.traffic.request import Hits, RequestProfile
 from memroute.traffic.routing.chooser import Chooser, MemrouteChooser, PublishedChooser
 from memroute.traffic.routing.cost import MEMROUTE, Choice, RandomSource, wait_seconds

@@ -16,8 +16,9 @@ the first group is shared prefixes: the engine counts them once, this router onc
 ``sharing_ratio`` scales its count.
 
 **Projected.** Answers that decode grow until the fullest moment to come (``decoding``). An answer
-that outlives its expected length gets a new one, from answers that got as long. What this router's
-requests show is kept in ``own_requests``, what other routers tell in ``peer_requests``.
+that outlives its expected length gets a new one, from answers that got as long
+(``requests_there``). What this router's requests show is kept in ``own_requests``, what other
+routers tell in ``peer_requests``.
 
 Nothing here goes by the wall clock: a lease ends when its request does.
 """

@@ -17,8 +17,8 @@ from memroute.footprint.runtime_llama_cpp import llama_cpp_step_bytes
 from memroute.footprint.weights import gguf_format
 from memroute.units import GIB
 from memroute_simulator.engine.arguments import EngineArguments
+from memroute_simulator.engine.dialect import MetricsDialect
 from memroute_simulator.engine.endings import ENDINGS
-from memroute_simulator.engine.metrics import MetricsDialect
 from memroute_simulator.engine.spec import EngineSpec
 from memroute_simulator.engine.startup import (
     LOAD_BYTES_PER_SECOND,

@@ -11,8 +11,8 @@ from memroute.footprint.kv_cache.sglang import cell_bytes
 from memroute.footprint.weights import adapter_bytes_per_rank
 from memroute.units import GIB
 from memroute_simulator.engine.arguments import EngineArguments
+from memroute_simulator.engine.dialect import MetricsDialect
 from memroute_simulator.engine.endings import ENDINGS
-from memroute_simulator.engine.metrics import MetricsDialect
 from memroute_simulator.engine.spec import EngineKind, EngineSpec
 from memroute_simulator.engine.startup import (
     LOAD_BYTES_PER_SECOND,

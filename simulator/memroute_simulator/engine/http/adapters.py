@@ -13,11 +13,11 @@ from typing import Any, Final
 from aiohttp import web
 
 from memroute_simulator.engine.arguments import EngineArguments
+from memroute_simulator.engine.dialect import MetricsDialect
 from memroute_simulator.engine.http.errors import APIError
 from memroute_simulator.engine.http.generation import Generation
 from memroute_simulator.engine.http.parsing import read_body
 from memroute_simulator.engine.http.responses import json_response
-from memroute_simulator.engine.metrics import MetricsDialect
 
 RUNTIME_VARIABLE: Final = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
 MOUNTS_VARIABLE: Final = "MEMROUTE_SIMULATOR_MOUNTS"

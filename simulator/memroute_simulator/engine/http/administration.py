@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from memroute_simulator.engine.arguments import EngineArguments
+from memroute_simulator.engine.dialect import MetricsDialect
 from memroute_simulator.engine.faults import FaultError
 from memroute_simulator.engine.http.adapters import AdapterEndpoints
 from memroute_simulator.engine.http.errors import bad_request, unknown_model
@@ -16,7 +17,7 @@ from memroute_simulator.engine.http.generation import Generation
 from memroute_simulator.engine.http.parsing import read_body
 from memroute_simulator.engine.http.responses import json_response
 from memroute_simulator.engine.kv_events import KVEventPublisher
-from memroute_simulator.engine.metrics import MetricsDialect, only_series, render
+from memroute_simulator.engine.metrics import only_series, render
 from memroute_simulator.engine.pacing import PacedEngine
 from memroute_simulator.engine.text import Tokenizer
 

@@ -5,19 +5,15 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
-from typing import Final
 
 import aiohttp
-import uvloop
 from aiohttp import web
 
-from memroute_simulator.engine.arguments import EngineArguments, parse_arguments
+from memroute_simulator.engine.arguments import EngineArguments
 from memroute_simulator.engine.card_time import CardTime, follow
-from memroute_simulator.engine.endings import ENDINGS
-from memroute_simulator.engine.faces import llama_cpp, sglang
-from memroute_simulator.engine.faults import FaultError, Faults
+from memroute_simulator.engine.faults import Faults
 from memroute_simulator.engine.http.administration import Administration
 from memroute_simulator.engine.http.development import Development
 from memroute_simulator.engine.http.errors import APIError
@@ -30,16 +26,9 @@ from memroute_simulator.engine.model import BlockEvent
 from memroute_simulator.engine.pacing import PacedEngine
 from memroute_simulator.engine.sleeping import Sleeper
 from memroute_simulator.engine.spec import EngineSpec
-from memroute_simulator.engine.startup import DriverClient, EngineStartError, start_engine
+from memroute_simulator.engine.startup import DriverClient, EngineStartError, Start
 from memroute_simulator.engine.text import Tokenizer
 
-# The commands of other engines' faces.
-FACES: Final = MappingProxyType(
-    {
-        "sglang": (sglang.parse, sglang.start),
-        "llama-server": (llama_cpp.parse, llama_cpp.start),
-    }
-)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MAX_BODY_BYTES = 64 * 1024**2
 FALLBACK_VOCABULARY = 32_000
@@ -184,18 +173,11 @@ class EngineServer:
             return web.Response(status=499)
 
 
-Start = Callable[[EngineArguments, DriverClient], Awaitable[tuple[EngineSpec, dict[str, float]]]]
-"""What an engine allocates; and what its page says of that."""
+async def serve_engine(arguments: EngineArguments, start: Start) -> int:
+    """Start, serve until SIGTERM, drain; the exit status.
 
-
-async def _start_vllm(
-    arguments: EngineArguments, driver: DriverClient
-) -> tuple[EngineSpec, dict[str, float]]:
-    return await start_engine(arguments, driver), {}
-
-
-async def serve_engine(arguments: EngineArguments, start: Start = _start_vllm) -> int:
-    """Start, serve until SIGTERM, drain; the exit status."""
+    ``start``: what the engine allocates on an emulated node.
+    """
     url = os.environ.get("MEMROUTE_DRIVER_URL")
     if not url:
         return await _serve(arguments, arguments.standalone_spec(), {}, None)
@@ -267,27 +249,3 @@ async def _until_stopped(
     await runner.cleanup()
     stepping.cancel()
     return 0
-
-
-def main(argv: Sequence[str], face: str = "engine") -> int:
-    """Run one engine; the exit status. ``face``: whose flags these are."""
-    start = _start_vllm
-    if face in FACES:
-        parse, start_face = FACES[face]
-        arguments, flags = parse(argv)
-
-        async def start(
-            arguments: EngineArguments, driver: DriverClient
-        ) -> tuple[EngineSpec, dict[str, float]]:
-            return await start_face(arguments, flags, driver)
-
-    else:
-        arguments = parse_arguments(argv)
-    if arguments.ending is not None:
-        return ENDINGS[arguments.ending].play()
-    try:
-        Faults().update(arguments.faults)
-    except FaultError as error:
-        print(f"memroute-simulator engine: --simulator-fault: {error}", file=sys.stderr)
-        return 2
-    return uvloop.run(serve_engine(arguments, start))

@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from memroute_simulator.engine.arguments import EngineArguments
+from memroute_simulator.engine.dialect import MetricsDialect
 from memroute_simulator.engine.http.answers import (
     DONE,
     AnswerShape,
@@ -34,7 +35,6 @@ from memroute_simulator.engine.http.other_answers import (
 )
 from memroute_simulator.engine.http.parsing import GenerationRequest, parse, read_body
 from memroute_simulator.engine.http.responses import json_response
-from memroute_simulator.engine.metrics import MetricsDialect
 from memroute_simulator.engine.model import EngineRequest, TokenContent
 from memroute_simulator.engine.pacing import (
     EngineDeadError,

@@ -2,30 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from types import MappingProxyType
 
 from prometheus_client import generate_latest
 
+from memroute_simulator.engine.dialect import MetricsDialect
 from memroute_simulator.engine.metrics.vllm import EngineMetrics
 from memroute_simulator.engine.model import Scheduler
-
-
-class MetricsDialect(StrEnum):
-    """Whose names ``/metrics`` has."""
-
-    VLLM = "vllm"
-    """0.32."""
-    VLLM_0_10 = "vllm-0.10"
-    """Both KV gauges; no waiting by reason, no capacity in tokens."""
-    VLLM_0_8 = "vllm-0.8"
-    """V1 with the first names."""
-    VLLM_0_6 = "vllm-0.6"
-    """V0: no engine label, swapped requests, CPU cache."""
-    SGLANG = "sglang"
-    LLAMA_CPP = "llama-cpp"
-    TGI = "tgi"
-
 
 _NEW_SINCE_0_10 = (
     "num_requests_waiting_by_reason", "engine_sleep_state", "external_prefix_cache", "mm_cache",

@@ -6,8 +6,8 @@ import threading
 import time
 from pathlib import Path
 
-from memroute_fetch.cache import replace_text
-from memroute_fetch.progress import Progress, sentence
+from memroute_fetch.disk.cache import replace_text
+from memroute_fetch.telling.progress import Progress, sentence
 
 LOGGER = logging.getLogger(__name__)
 # Seconds between two notes on the disk, and between two lines of the log.

@@ -8,7 +8,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
 from memroute_fetch.failures import ExitCode, FetchError, from_hub
-from memroute_fetch.http import READ_SECONDS
+from memroute_fetch.remotes.http import READ_SECONDS
 from memroute_fetch.sources import HubSource, Source, SourceError, parse_source
 from memroute_hub import failures
 from memroute_hub.errors import HubError

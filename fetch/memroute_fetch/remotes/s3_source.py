@@ -8,13 +8,13 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from memroute_fetch.aws_identity import Identity, identity_of
 from memroute_fetch.failures import ExitCode, FetchError, TransientError
-from memroute_fetch.http import READ_SECONDS, body_of, is_past_the_end, range_header
-from memroute_fetch.remote import Body, RemoteFile, RemoteSizeError, checked_path
-from memroute_fetch.s3_answers import Listed, NoListError, checks_of, page_of, refusal
+from memroute_fetch.remotes.aws_identity import Identity, identity_of
+from memroute_fetch.remotes.http import READ_SECONDS, body_of, is_past_the_end, range_header
+from memroute_fetch.remotes.remote import Body, RemoteFile, RemoteSizeError, checked_path
+from memroute_fetch.remotes.s3_answers import Listed, NoListError, checks_of, page_of, refusal
+from memroute_fetch.remotes.sigv4 import Credentials, encoded, query_of, signed_headers
 from memroute_fetch.settings import S3Settings
-from memroute_fetch.sigv4 import Credentials, encoded, query_of, signed_headers
 from memroute_fetch.sources import S3Source
 from memroute_hub.documents import printable
 

@@ -28,8 +28,8 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from memroute_fetch.records import KeptFile, Marker, journal_of, journal_text, marker_of
-from memroute_fetch.remote import RemoteFile
+from memroute_fetch.disk.records import KeptFile, Marker, journal_of, journal_text, marker_of
+from memroute_fetch.remotes.remote import RemoteFile
 from memroute_fetch.sources import ADAPTERS_FOLDER, MARKER_NAME
 
 OWN_FOLDER = ".memroute"

@@ -18,8 +18,8 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
 from memroute_fetch.checksums import Check, CheckKind
 from memroute_fetch.failures import ExitCode, FetchError, TransientError, from_hub
-from memroute_fetch.http import READ_SECONDS, body_of, is_past_the_end, range_header
-from memroute_fetch.remote import Body, RemoteFile, RemoteSizeError, checked_path
+from memroute_fetch.remotes.http import READ_SECONDS, body_of, is_past_the_end, range_header
+from memroute_fetch.remotes.remote import Body, RemoteFile, RemoteSizeError, checked_path
 from memroute_fetch.sources import HubSource
 from memroute_hub import failures
 from memroute_hub.errors import HubError

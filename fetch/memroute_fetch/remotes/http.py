@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import httpx2
 
-from memroute_fetch.remote import Body
+from memroute_fetch.remotes.remote import Body
 
 # Seconds to connect, and without a byte: chosen by hand, twice what a loaded CDN pauses.
 CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0

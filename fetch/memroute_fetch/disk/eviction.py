@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from memroute.units import format_gib
-from memroute_fetch.cache import ModelFolder, model_folders, replace_text, room_lock, scopes
+from memroute_fetch.disk.cache import ModelFolder, model_folders, replace_text, room_lock, scopes
+from memroute_fetch.disk.locks import lock, try_lock
+from memroute_fetch.disk.room import CachedModel, Volume, models_to_evict, users_alive
 from memroute_fetch.failures import ExitCode, FetchError
-from memroute_fetch.locks import lock, try_lock
-from memroute_fetch.progress import Phase, Progress
-from memroute_fetch.remote import Pause
-from memroute_fetch.room import CachedModel, Volume, models_to_evict, users_alive
+from memroute_fetch.remotes.remote import Pause
 from memroute_fetch.settings import LivePods, Settings
+from memroute_fetch.telling.progress import Phase, Progress
 
 LOGGER = logging.getLogger(__name__)
 # Looks at the cache before giving up: a model that was to leave may be taken into use meanwhile.

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from memroute_fetch.failures import ExitCode, FetchError
-from memroute_fetch.remote import Pause
+from memroute_fetch.remotes.remote import Pause
 
 LOGGER = logging.getLogger(__name__)
 # Seconds between two looks at a lock that somebody else has, chosen by hand: a waiter tells

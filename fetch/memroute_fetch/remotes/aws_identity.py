@@ -23,9 +23,9 @@ from urllib.parse import urlsplit
 import httpx2
 
 from memroute_fetch.failures import ExitCode, FetchError, TransientError
-from memroute_fetch.roles import RoleSettings
-from memroute_fetch.s3_answers import SERVER_ERROR, TOO_MANY, sts_answer
-from memroute_fetch.sigv4 import Credentials, query_of
+from memroute_fetch.remotes.roles import RoleSettings
+from memroute_fetch.remotes.s3_answers import SERVER_ERROR, TOO_MANY, sts_answer
+from memroute_fetch.remotes.sigv4 import Credentials, query_of
 from memroute_hub.documents import UnreadableDocumentError, parse_object, printable
 
 # Before their end, in seconds, credentials are asked for again: botocore's ten minutes. Where they

@@ -1,8 +1,62 @@
-"""What of a reading is our own replicas', so that the rest is known to be of others."""
+"""What others use of devices: what a reading shows beyond our own replicas.
+
+Worked out once, from the whole snapshot: it stays where it is when a plan asks what would be free
+without one of our replicas. What a reading may show of a replica that never served is taken out of
+it for as long as that replica is (``attribute``, ``restore``).
+"""
 
 from collections import Counter
 
 from memroute.placement.inventory import Device, Inventory, Reservation
+
+
+class ForeignUse:
+    """Bytes of devices that others use. Owned by the ledger."""
+
+    def __init__(self, inventory: Inventory | None) -> None:
+        """None: as if nobody used anything."""
+        self._bytes: dict[str, int] = {}
+        self._certain_bytes: dict[str, int] = {}
+        self._attributed: dict[str, int] = {}
+        if inventory is not None:
+            self._measure(inventory)
+
+    def _measure(self, inventory: Inventory) -> None:
+        own = own_bytes(inventory)
+        for node in inventory.nodes:
+            for device in node.devices:
+                if device.uuid is None or device.live_free_bytes is None:
+                    continue
+                used = device.usable_bytes - device.live_free_bytes
+                shown, maybe = own.get(device.uuid, (0, 0))
+                if used > shown:
+                    self._bytes[device.uuid] = used - shown
+                if used > shown + maybe:
+                    self._certain_bytes[device.uuid] = used - shown - maybe
+
+    def on(self, uuid: str) -> int:
+        """Bytes of a device that processes of others use, as far as a reading shows."""
+        return self._bytes.get(uuid, 0)
+
+    def certain_on(self, uuid: str) -> int:
+        """Those that no replica of ours that starts or has just ended explains."""
+        return self._certain_bytes.get(uuid, 0)
+
+    def attribute(self, released: Reservation) -> None:
+        """Take what a reading may show of an engine that never served out of what others use."""
+        if released.ready_seconds is not None:
+            return
+        for uuid, size in released.device_bytes.items():
+            own = min(size, self._bytes.get(uuid, 0))
+            if own:
+                self._bytes[uuid] -= own
+                self._attributed[uuid] = self._attributed.get(uuid, 0) + own
+
+    def restore(self) -> None:
+        """Count again as others' what ``attribute`` has taken out."""
+        for uuid, own in self._attributed.items():
+            self._bytes[uuid] += own
+        self._attributed = {}
 
 
 def own_bytes(inventory: Inventory) -> dict[str, tuple[int, int]]:

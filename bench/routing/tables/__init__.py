@@ -1,0 +1,1 @@
+"""The tables of the studies, by what is asked; ``report`` says which study prints which."""

@@ -1,0 +1,1 @@
+"""How far a fetch is, and how it ended: for those who wait, the kubelet, the log."""
