@@ -104,7 +104,8 @@ class Followed:
                 if listed is not None:
                     listed.add(event.key)
                 self._objects[event.key] = event.object
-            self._on_change()
+            if not event.is_listed:
+                self._on_change()  # of a list once, when it is there: whoever looks looks at all
 
     def _keep(self, namespace: str | None, keys: set[str]) -> None:
         """Forget those of a namespace that are not among ``keys``."""

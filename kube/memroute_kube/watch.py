@@ -43,6 +43,8 @@ class WatchEvent:
     key: str = ""
     object: KubeObject | None = None
     """The newest object; on DELETE the last one known; None on SYNCED."""
+    is_listed: bool = False
+    """Whether it is part of a list: ``SYNCED`` follows without a wait."""
 
 
 class _Pause:
@@ -148,8 +150,14 @@ class _Informer:
         self._known = {key: self._keep(obj) for key, obj in listed.items()}
         self.version = version
         return [
-            *(WatchEvent(type="DELETE", key=key, object=obj) for key, obj in gone.items()),
-            *(WatchEvent(type="UPSERT", key=key, object=obj) for key, obj in listed.items()),
+            *(
+                WatchEvent(type="DELETE", key=key, object=obj, is_listed=True)
+                for key, obj in gone.items()
+            ),
+            *(
+                WatchEvent(type="UPSERT", key=key, object=obj, is_listed=True)
+                for key, obj in listed.items()
+            ),
             WatchEvent(type="SYNCED"),
         ]
 

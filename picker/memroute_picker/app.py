@@ -32,6 +32,10 @@ LOGGER = logging.getLogger(__name__)
 # Of a message beside a body that comes whole in it. Unit: bytes. Source: chosen by hand; header
 # fields, metadata and attributes are a few thousand.
 _BESIDE_BODY_BYTES: Final = 256 * 1024
+# Of gateways, at once: each of their threads has one, or a few. Source: chosen by hand; 64 gateways
+# of 16 threads; fewer where the process may have few files, but some for probes beside gateways.
+MAX_CONNECTIONS: Final = 1024
+MIN_CONNECTIONS: Final = 16
 
 
 class Picker(Router):
@@ -55,10 +59,12 @@ class Picker(Router):
         """Where gateways ask."""
         settings = self._own_settings
         router = settings.router
+        max_requests = server_limits(router, memory_bytes).max_connections
         self.grpc = GrpcServer(
             self._handler_for,
             outbox,
-            max_calls=server_limits(router, memory_bytes).max_connections,
+            max_connections=max(MIN_CONNECTIONS, min(MAX_CONNECTIONS, max_requests)),
+            max_calls=max_requests,
             max_message_bytes=router.max_body_bytes + _BESIDE_BODY_BYTES,
             max_bodies_bytes=bodies_bytes(memory_bytes),
             tls=None

@@ -82,6 +82,7 @@ class HealthWatch(Handler):
         """The question."""
         service = service_of(data)
         if service is None:
+            self._checks.watches.discard(self)
             self._call.end(GrpcStatus.INVALID_ARGUMENT, b"the message is malformed")
             return
         self._service = service

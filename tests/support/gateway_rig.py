@@ -150,6 +150,7 @@ class Gateway:
         self._next = 1
         self.frames = []
         """Those that are of no stream."""
+        self.answers_pings = True
 
     async def __aenter__(self):
         self._reader, self._writer = await asyncio.open_connection(
@@ -197,6 +198,8 @@ class Gateway:
                 queue = self._streams.get(number)
                 if queue is None:
                     self.frames.append((kind, flags, payload))
+                    if kind == Kind.PING and not flags & Flag.ACK and self.answers_pings:
+                        self.write(frame(Kind.PING, Flag.ACK, 0, payload))
                 elif kind == Kind.DATA:
                     data = partial.get(number, b"") + payload
                     while len(data) >= 5 and len(data) - 5 >= int.from_bytes(data[1:5], "big"):

@@ -198,6 +198,33 @@ def test_the_line_is_bounded_for_them_too():
     assert verdicts[2].reason is RejectReason.MODEL_ASLEEP
 
 
+def test_nobody_makes_room_for_a_request_that_cannot_wait_for_the_wake():
+    """It is refused for its own deadline, full line or not, whatever its priority."""
+    made = pool(limits=QueueLimits(max_requests=2, max_tokens=10**6, max_seconds=10))
+    sleeps(made, ASLEEP, wake=3.0)
+    held = [submitted(made)[0] for _ in range(2)]
+    _, verdict = submitted(made, priority=5, deadline_seconds=1.0)
+    assert verdict.because == "it would wait for too long"
+    assert turns(made, 0.0) == {}
+    assert [ask.ticket for ask in made.waiting()] == held
+
+
+def test_a_model_that_falls_asleep_and_wakes_in_turn_holds_nobody_for_ever():
+    """Awake it is full, asleep it serves nobody: a request has one wake to wait for, not more."""
+    made = pool(replicas=1, limits=QueueLimits(max_requests=9, max_tokens=10**6, max_seconds=10))
+    lease = fill(made, "a", 990)
+    ticket, verdict = submitted(made)
+    assert verdict is None
+    now = 0.0
+    while made.num_held and now < 300.0:
+        now += 2.0
+        sleeps(made, ASLEEP if now % 8 < 4 else None, "a", now=now)
+        made.backends["a"].ledger.streamed(lease, num_events=int(now), now_seconds=now)
+        told = turns(made, now)
+    assert isinstance(told[ticket], Reject)
+    assert now <= 40.0
+
+
 # Which sleepers are waited for.
 
 

@@ -73,3 +73,14 @@ async def test_of_several_namespaces_one_that_may_not_be_read_is_told_and_the_ot
             cluster.fault = lambda _call: None
             await until(lambda: it.is_listed)
             assert set(it.objects) == {"a/m", "b/m"}
+
+
+async def test_of_a_list_it_is_told_once():
+    """Whoever looks looks at all: of N objects told one by one, that would be N x N."""
+    async with cluster_stub() as (cluster, client):
+        for number in range(50):
+            cluster.put("inferencepools", pool(f"m-{number}"))
+        async with followed(client) as (it, changes):
+            await until(lambda: it.is_listed)
+            assert len(it.objects) == 50
+            assert len(changes) == 1

@@ -280,3 +280,11 @@ def test_a_rank_whose_cache_is_cleared_takes_nothing_from_the_others():
     assert index.num_blocks("r") == 2
     apply_events(index, "r", [["AllBlocksCleared"]], rank=0)
     assert index.names("r") == [b"rank 2/x"]
+
+
+async def test_replicas_that_serve_any_name_are_heard_too(rig, engine_factory, publisher):
+    """Pods of a pool that somebody else wrote: nobody can ask for it by the name it is kept by."""
+    rig.pools.any_name.add("m")
+    await publisher.say(stored(1, ONE))
+    await follow(rig, engine_factory, publisher)
+    await until(lambda: blocks(rig, ONE) == [1])

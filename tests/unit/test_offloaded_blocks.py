@@ -343,3 +343,67 @@ def test_a_host_that_only_its_events_tell_of_counts_half():
     """No annotation, as with a tier that somebody else has set up."""
     cached, one = pool(stored(0, 2), placeholder(0), placeholder(1), removed(0, 1), host=None)
     assert cached.hits(profile(), [one]) == {"a": int(8 * UNKNOWN_WORTH_RATIO)}
+
+
+DOINGS = st.lists(
+    st.tuples(
+        st.sampled_from(["store", "store", "remove", "clear"]), st.integers(1, 6), st.integers(0, 1)
+    ),
+    max_size=40,
+)
+
+
+@given(doings=DOINGS)
+def test_what_is_doubted_is_what_each_event_doubted(doings):
+    """Kept once for each name, it says what a set of all names for each event would."""
+    index = heard()
+    kept, doubted = {}, []
+
+    def gone(names):
+        for name in names:
+            kept.pop(name, None)
+            for one in doubted:
+                one.discard(name)
+
+    for kind, number, rank in doings:
+        name = (rank, number)
+        event = {"type": "BlockStored", "block_hashes": [number], "medium": "CPU"}
+        if kind == "store":
+            first = next((one for one in doubted if name in one), None)
+            if name in kept and first is not None:
+                gone(list(first))
+            kept[name] = kept.get(name, 0) + 1
+        elif kind == "remove":
+            event["type"] = "BlockRemoved"
+            if name in kept:
+                kept[name] -= 1
+                if not kept[name]:
+                    gone([name])
+        else:
+            event = CLEARED
+            doubted.append({other for other in kept if other[0] == rank})
+        apply_events(index, "a", [event], rank=rank)
+        one = index.offloaded._replicas.get("a")
+        found = {} if one is None else {name: b.on_host for name, b in one.blocks.items()}
+        assert found == {
+            number if rank == 0 else b"rank %d/%d" % (rank, number): count
+            for (rank, number), count in kept.items()
+        }
+
+
+def test_a_cache_that_is_cleared_again_and_again_takes_no_more_for_it():
+    """Trainers clear it after each step; the host keeps what it has, and its names are doubted."""
+    index = heard(*(placeholder(block) for block in range(8)))
+    one = index.offloaded._replicas["a"]
+    for number in range(100):
+        event = {"type": "BlockStored", "block_hashes": [1000 + number], "medium": "CPU"}
+        apply_events(index, "a", [CLEARED, event], rank=0)
+        if number > 3:
+            event = {"type": "BlockRemoved", "block_hashes": [1000 + number - 3], "medium": "CPU"}
+            apply_events(index, "a", [event], rank=0)
+    doubts = {id(block.doubt): block.doubt for block in one.blocks.values() if block.doubt}
+    assert sum(len(doubt.names) for doubt in doubts.values()) <= len(one.blocks)
+    longest, each = 0, max(doubts.values(), key=lambda doubt: doubt.number)
+    while each is not None:
+        longest, each = longest + 1, each.before
+    assert longest <= len(one.blocks)

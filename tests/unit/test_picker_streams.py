@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from access_rig import ALICE, tenant, write_keys
 from gateway_rig import BUFFERED, DUPLEX, NONE, STREAMED, Stream, picker
-from memroute_picker.grpc.frames import Kind
+from memroute_picker.grpc.frames import Kind, settings
 from memroute_router.http.client import Endpoint
+from memroute_router.http.deadlines import NEVER
 from router_rig import CHUNK, body, until
 
 EVENTS = b"".join([CHUNK] * 3)
@@ -65,6 +67,7 @@ async def test_whatever_ends_a_stream_ends_its_lease(how, how_far):
     async with picker(replicas=("a",)) as (rig, gateway):
         stream = Stream(gateway)
         stream.head()
+        await until(lambda: rig.router.grpc.num_calls)
         if how_far > 0:
             stream.body(body(stream=True)[:9], is_last=False)
         if how_far > 1:
@@ -409,3 +412,61 @@ async def test_what_is_none_of_the_api_is_refused_or_passes_as_told():
         assert (await stream.next()).kind == 2
         assert await finished(stream) == b"1"
         assert rig.num_leases == 0
+
+
+async def test_an_answer_without_a_body_gets_none():
+    """A message of a body that nobody waits for is a spurious one."""
+    async with picker(replicas=("a",)) as (rig, gateway):
+        stream = Stream(gateway)
+        await stream.routed(body())
+        stream.answer_head(204, is_last=True)
+        assert (await stream.next()).kind == 2
+        assert rig.num_leases == 0
+        stream.half_close()
+        assert await stream.next() == Kind.HEADERS
+
+
+async def test_what_can_pass_nowhere_is_held_no_longer():
+    """Its bytes would else be counted for ever, until no body is taken any more."""
+    async with picker("--pass-other-paths", replicas=()) as (rig, gateway):
+        stream = Stream(gateway)
+        stream.head(**{":path": "/version"})
+        stream.body(b"x" * 1000)
+        answer = await stream.next()
+        assert (answer.status, answer.sets["retry-after"]) == (503, "1")
+        assert rig.router.grpc.budget.held_bytes == 0
+
+
+async def test_other_paths_pass_for_those_alone_who_may_ask(tmp_path):
+    """An engine reads ``/v1/chat%2Fcompletions`` as the API's path: keys would be no lock."""
+    keys = write_keys(tmp_path / "keys.json", tenant("alice", ALICE))
+    async with picker("--pass-other-paths", "--keys", keys) as (_, gateway):
+        for key, is_let_in in ((None, False), ("wrong", False), (ALICE, True)):
+            stream = Stream(gateway)
+            more = {} if key is None else {"authorization": f"Bearer {key}"}
+            more["content-length"] = str(len(body()))
+            stream.head(**{":path": "/v1/chat%2Fcompletions"}, **more)
+            stream.body(body())
+            answer = await stream.next()
+            if is_let_in:
+                assert answer.endpoint
+                assert "authorization" in answer.removes
+            else:
+                assert answer.status == 401
+
+
+async def test_an_engine_that_stalls_after_its_client_was_slow_is_still_found_out():
+    """The clock stands still while the gateway takes nothing, and goes on when it does."""
+    async with picker(replicas=("a",)) as (rig, gateway):
+        stream = Stream(gateway)
+        await stream.routed(body(stream=True))
+        gateway.write(settings([(4, 0)]))
+        stream.answer_head(content_type="text/event-stream")
+        for _ in range(40):
+            stream.answer_body(b"data: " + b"x" * 16_000 + b"\n\n", is_last=False)
+        call = next(iter(next(iter(rig.router.grpc._side.connections)).calls.values()))
+        await until(lambda: call.is_backed_up)
+        stream.answer_body(b"data: y\n\n", is_last=False)
+        await until(lambda: call.handler.deadline_at == NEVER)
+        gateway.write(settings([(4, 2**24)]))
+        await until(lambda: call.handler.deadline_at < NEVER)

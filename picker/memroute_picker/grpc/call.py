@@ -4,6 +4,7 @@ What is sent in one turn of the loop leaves together, as few frames. A client th
 what it is sent is not let send more: its window stays as it is until the call has caught up.
 """
 
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from memroute_picker.grpc.frames import (
@@ -27,6 +28,9 @@ CALL_WINDOW_BYTES: Final = 2 * 1024**2
 _CREDIT_BYTES: Final = CALL_WINDOW_BYTES // 4
 # What may wait for the client before it is not let send more. Unit: bytes. Source: chosen by hand.
 _BACKED_UP_BYTES: Final = 256 * 1024
+# What waits for the client is counted from here on, as of the router's slow clients
+# (``http/budget.py``). Unit: bytes. Source: the router's mark.
+_COUNTED_BYTES: Final = 16 * 1024
 # Before each message: whether it is compressed, and its length.
 _PREFIX_BYTES: Final = 5
 
@@ -36,6 +40,11 @@ class Handler:
 
     Its subclasses are compiled with it (``hatch_build.py``): mypyc lets no others be.
     """
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether what comes now is an answer: it is under way, and cannot be turned away."""
+        return False
 
     def message(self, data: bytes) -> None:
         """A message has come."""
@@ -53,6 +62,9 @@ class Handler:
         """The server's time is up: end the call."""
         raise NotImplementedError
 
+    def no_room(self) -> None:
+        """There is no room for the rest of a message. The call ends, if this does not end it."""
+
     def caught_up(self) -> None:
         """What was sent has been taken, after it had not been for a while."""
 
@@ -61,9 +73,9 @@ class Call:
     """One call. Owns what has come of a message, and what has not left yet."""
 
     __slots__ = (
-        "_connection", "_end", "_has_begun", "_partial", "_partial_bytes", "_uncredited_bytes",
-        "_unsent", "_waiting", "handler", "is_dirty", "is_half_closed", "is_over", "number",
-        "send_window",
+        "_answer_bytes", "_body_bytes", "_connection", "_end", "_has_begun", "_partial",
+        "_sent_of_first", "_uncredited_bytes", "_unsent", "_waiting", "_waiting_bytes", "handler",
+        "is_dirty", "is_half_closed", "is_over", "number", "send_window",
     )  # fmt: skip
 
     def __init__(self, connection: "GrpcConnection", number: int, send_window: int) -> None:
@@ -78,14 +90,20 @@ class Call:
         self.is_dirty = False
         """Whether the connection will flush it."""
         self._has_begun = False
-        self._partial: list[bytes] = []
+        self._partial = bytearray()
         """Of a message whose end has not come."""
-        self._partial_bytes: int = 0
+        self._body_bytes: int = 0
+        """Of those, what the budget has counted as a body."""
+        self._answer_bytes: int = 0
+        """And as an answer."""
         self._uncredited_bytes: int = 0
         self._unsent: list[bytes] = []
         """Messages of this turn of the loop."""
-        self._waiting = b""
-        """What the client's windows have no room for."""
+        self._waiting: deque[bytes] = deque()
+        """What the client's windows, or its socket, have no room for."""
+        self._sent_of_first: int = 0
+        """Bytes of the first of those that have left."""
+        self._waiting_bytes: int = 0
         self._end: tuple[int, bytes] | None = None
         """How it ends once all has left."""
 
@@ -97,7 +115,7 @@ class Call:
     @property
     def is_backed_up(self) -> bool:
         """Whether the client does not take what it is sent."""
-        return len(self._waiting) > _BACKED_UP_BYTES
+        return self._waiting_bytes > _BACKED_UP_BYTES
 
     def send(self, message: bytes) -> None:
         """Send a message, at the end of this turn of the loop."""
@@ -123,25 +141,36 @@ class Call:
         """Nothing of it is heard or told any more."""
         self.is_over = True
         self.handler = None
-        self._partial = []
+        self._drop_partial()
         self._unsent = []
-        self._waiting = b""
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        self._connection.unsent.taken(self)
         self._connection.gone(self)
+
+    def abort(self) -> None:
+        """What waits for the client is needed for others: break the call off."""
+        self._cancel()
+        self.reset()
 
     # For the connection
 
-    def received(self, data: bytes) -> None:
-        """Some of the client's messages."""
-        self._uncredited_bytes += len(data)
+    def received(self, data: bytes, num_bytes: int) -> None:
+        """Some of the client's messages, in ``num_bytes`` of its window: padding counts too."""
+        self._uncredited_bytes += num_bytes
         if self._uncredited_bytes >= _CREDIT_BYTES and not self.is_backed_up:
             self._credit()
-        if self._partial_bytes:
-            self._partial.append(data)
-            self._partial_bytes += len(data)
-            if not self._is_whole():
+        if self._end is not None or self.handler is None:
+            return
+        if self._partial:
+            if not self._hold(data) or not self._is_whole():
                 return
-            data = b"".join(self._partial)
-            self._partial, self._partial_bytes = [], 0
+            data = bytes(self._partial)
+            self._drop_partial()
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        """The messages that are whole; the rest is held."""
         at, size = 0, len(data)
         while size - at >= _PREFIX_BYTES:
             length = int.from_bytes(data[at + 1 : at + 5], "big")
@@ -160,9 +189,8 @@ class Call:
             if self.handler is None or self._end is not None:
                 return
             self.handler.message(data[begin:at])
-        if at < size:
-            self._partial = [data[at:] if at else data]
-            self._partial_bytes = size - at
+        if at < size and self.handler is not None and self._end is None:
+            self._hold(data[at:] if at else data)
 
     def half_close(self) -> None:
         """The client has said all."""
@@ -170,7 +198,7 @@ class Call:
         handler = self.handler
         if self._end is not None or handler is None:
             return
-        if self._partial_bytes:
+        if self._partial:
             self.end(GrpcStatus.INVALID_ARGUMENT, b"half a message")
             self._cancel()
         else:
@@ -191,14 +219,14 @@ class Call:
         if self._unsent:
             data = b"".join(self._unsent)
             self._unsent = []
-            if self._waiting:
-                data = self._waiting + data
             if not self._has_begun:
                 self._has_begun = True
                 out = begin_call(number)
             out += self._frames(data)
         elif self._waiting:
-            out = self._frames(self._waiting)
+            out = self._frames(b"")
+        if self.is_over:
+            return out
         if self._end is not None and not self._waiting:
             status, why = self._end
             out += end_call(number, status, why, has_begun=self._has_begun)
@@ -208,49 +236,82 @@ class Call:
         return out
 
     def _frames(self, data: bytes) -> bytes:
-        """As many of the bytes as both windows have room for; the rest waits."""
+        """As many of the bytes as there is room for, after those that wait; the rest waits."""
         connection = self._connection
-        was_backed_up = self.is_backed_up
-        room = min(self.send_window, connection.send_window)
         size = len(data)
-        if size <= room and size <= connection.max_frame_bytes:
-            self._waiting = b""
-            self.send_window -= size
-            connection.send_window -= size
-            out = frame(Kind.DATA, 0, self.number, data)
-        else:
-            now = max(0, min(size, room))
-            frames = [
-                frame(
-                    Kind.DATA, 0, self.number, data[at : min(at + connection.max_frame_bytes, now)]
-                )
-                for at in range(0, now, connection.max_frame_bytes)
-            ]
-            self.send_window -= now
-            connection.send_window -= now
-            self._waiting = data[now:]
-            if self._waiting:
-                connection.blocked(self)
-            out = b"".join(frames)
+        room = min(self.send_window, connection.send_window, connection.room)
+        if not self._waiting and size <= room and size <= connection.max_frame_bytes:
+            self._sent(size)
+            return frame(Kind.DATA, 0, self.number, data)
+        was_backed_up = self.is_backed_up
+        if data:
+            self._waiting.append(data)
+            self._waiting_bytes += size
+        frames: list[bytes] = []
+        while self._waiting and room > 0:
+            first, at = self._waiting[0], self._sent_of_first
+            num_bytes = min(len(first) - at, room, connection.max_frame_bytes)
+            frames.append(frame(Kind.DATA, 0, self.number, first[at : at + num_bytes]))
+            room -= num_bytes
+            self._waiting_bytes -= num_bytes
+            self._sent(num_bytes)
+            self._sent_of_first = at + num_bytes
+            if self._sent_of_first == len(first):
+                self._waiting.popleft()
+                self._sent_of_first = 0
+        if self._waiting:
+            connection.blocked(self)
         if was_backed_up and not self.is_backed_up:
             if self._uncredited_bytes >= _CREDIT_BYTES:
                 self._credit()
             if self.handler is not None:
                 self.handler.caught_up()
-        return out
+        if self._waiting_bytes > _COUNTED_BYTES:
+            connection.unsent.wait(self, self._waiting_bytes)
+        else:
+            connection.unsent.taken(self)
+        return b"".join(frames)
+
+    def _sent(self, num_bytes: int) -> None:
+        """So much leaves now."""
+        self.send_window -= num_bytes
+        self._connection.sent(num_bytes)
+
+    def _hold(self, data: bytes) -> bool:
+        """Keep some of a message whose end has not come; False: there is no room for it."""
+        size, handler, budget = len(data), self.handler, self._connection.budget
+        if handler is not None and handler.is_answering and not budget.is_unsent_over:
+            budget.add_unsent(size)
+            self._answer_bytes += size
+        elif budget.take(size, len(self._partial) + size):
+            self._body_bytes += size
+        else:
+            if handler is not None:
+                handler.no_room()
+            self.end(GrpcStatus.RESOURCE_EXHAUSTED, b"there is no room for the message")
+            self._cancel()
+            return False
+        self._partial += data
+        return True
+
+    def _drop_partial(self) -> None:
+        """What has come of a message is held no more."""
+        self._partial = bytearray()
+        if self._body_bytes:
+            self._connection.budget.give_back(self._body_bytes)
+        if self._answer_bytes:
+            self._connection.budget.add_unsent(-self._answer_bytes)
+        self._body_bytes = self._answer_bytes = 0
 
     def _is_whole(self) -> bool:
         """Whether a message's end has come."""
-        if self._partial_bytes < _PREFIX_BYTES:
+        size = len(self._partial)
+        if size < _PREFIX_BYTES:
             return False
-        first = self._partial[0]
-        if len(first) < _PREFIX_BYTES:
-            first = b"".join(self._partial)
-            self._partial = [first]
-        length = int.from_bytes(first[1:5], "big")
+        length = int.from_bytes(self._partial[1:5], "big")
         if length > self._connection.max_message_bytes:
             return True  # it is refused
-        return self._partial_bytes >= _PREFIX_BYTES + length
+        return size >= _PREFIX_BYTES + length
 
     def _credit(self) -> None:
         """The client may send as much again as has come."""
@@ -259,6 +320,7 @@ class Call:
             self._connection.write(window_update(self.number, num_bytes))
 
     def _cancel(self) -> None:
+        self._drop_partial()
         handler, self.handler = self.handler, None
         if handler is not None:
             handler.cancelled()

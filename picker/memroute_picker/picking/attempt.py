@@ -88,13 +88,18 @@ class PickedAttempt(Attempt):
         if self._lease is not None and self._is_paused:
             self._is_paused = False
             self._lease.resumed()
+            self._gateway.expect_within(
+                self._services.limits.stalled_engine_seconds,
+                now_seconds=self._gateway.now_seconds(),
+            )
 
     # What the gateway says
 
     def served_by(self, address: bytes) -> bool:
         """The replica at this address has the request; False: the pool has none there.
 
-        Where it is another than was chosen, the lease moves, or ends if nobody knows the replica.
+        Where it is another than was chosen, the lease moves; where nobody knows the replica it
+        stays: what the request holds is counted at one that does not have it.
         """
         lease = self._lease
         if lease is None or lease.replica.upstream.endpoint.authority == address:

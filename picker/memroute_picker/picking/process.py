@@ -40,6 +40,10 @@ ANSWERING: Final = 3
 PASSING: Final = 4
 OVER: Final = 5
 
+_ANSWERING_STATES: Final = frozenset({ROUTED, ANSWERING, PASSING})
+# Of a message that has no body: header fields, metadata, attributes. Unit: bytes. Source: chosen by
+# hand; gateways take 60 KiB of fields.
+_MAX_BESIDE_BYTES: Final = 256 * 1024
 # Bodies from here on are screened before they come, as in ``http/reading.py``. Unit: bytes.
 _SCREENED_BYTES: Final = 64 * 1024
 
@@ -84,6 +88,11 @@ class Process(Handler):
 
     # Handler
 
+    @property
+    def is_answering(self) -> bool:
+        """Whether the request has gone to an engine."""
+        return self._state in _ANSWERING_STATES
+
     def message(self, data: bytes) -> None:
         """A message of the gateway."""
         try:
@@ -109,9 +118,17 @@ class Process(Handler):
         needs_us = self._state != ANSWERING or self.telling.shows_bodies
         if needs_us and exchange is not None and exchange.sink is not None:
             exchange.sink.shutting_down()
-        else:
-            self._gone()
+            return
+        self._gone()
+        if needs_us:
             self.call.end(GrpcStatus.UNAVAILABLE, b"the picker is shutting down")
+        else:
+            self.call.end()  # any error, and the gateway would break the answer off
+
+    def no_room(self) -> None:
+        """The picker holds as much of requests as it may: there is no room for this one."""
+        if self._state == RECEIVING:
+            self._decline(self.asking.no_room())
 
     def caught_up(self) -> None:
         """The gateway takes what it is sent again."""
@@ -141,6 +158,9 @@ class Process(Handler):
             self._answer_body(message)
         elif said == Said.REQUEST_BODY:
             self._request_body(message)
+        elif message.num_bytes > _MAX_BESIDE_BYTES:
+            msg = "too many header fields"
+            raise MalformedError(msg)
         elif said == Said.REQUEST_HEADERS:
             self._request_head(message)
         elif said == Said.RESPONSE_HEADERS:
@@ -172,10 +192,15 @@ class Process(Handler):
 
     def _is_screened_out(self) -> bool:
         """Whether a large body need not come: its key is none of ours."""
-        gate, asking = self._side.gate, self.asking
-        if gate is None or (asking.length is not None and asking.length <= _SCREENED_BYTES):
+        asking = self.asking
+        if asking.length is not None and asking.length <= _SCREENED_BYTES:
             return False
-        found = gate.screen(asking.target, asking.fields)
+        return self._is_locked_out(asking.fields)
+
+    def _is_locked_out(self, fields: dict[bytes, bytes]) -> bool:
+        """Whether a request is refused by its key, and has been."""
+        gate, asking = self._side.gate, self.asking
+        found = None if gate is None else gate.screen(asking.target, fields)
         if found is None:
             return False
         status, why, cause, lines, body = found
@@ -230,6 +255,11 @@ class Process(Handler):
     def _pass_to_any(self, exchange: GatewayExchange) -> None:
         """A request that is none of the API goes to a ready replica, and is not admitted."""
         side, asking = self._side, self.asking
+        body, fields = exchange.body, exchange.fields
+        exchange.drop_body()
+        self._exchange = None
+        if self._is_locked_out(fields):
+            return
         ready = side.ready(asking.target_pool)
         if asking.allowed is not None:
             wanted = named(ready, asking.allowed)
@@ -241,11 +271,8 @@ class Process(Handler):
         first = side.num_requests % len(ready)
         if not asking.is_allowed_a_wish:
             ready = [ready[first]]
-        body = exchange.body
-        exchange.drop_body()
-        self._exchange = None
         self._state = PASSING
-        self._goes_to(ready, body, b"", may_be_changed=False)
+        self._goes_to(ready, body, side.removals_in_passing, may_be_changed=False)
 
     # For the attempt
 
@@ -284,6 +311,7 @@ class Process(Handler):
     def _answer_head(self, message: Incoming) -> None:
         head = AnswerHead(message)
         self._answer_status = head.status
+        self.telling.has_body = not head.is_last
         served = self.telling.note_served(message)
         attempt = self._attempt
         if self._state != ROUTED or attempt is None:

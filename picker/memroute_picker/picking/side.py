@@ -48,7 +48,7 @@ class PickerSide:
     __slots__ = (
         "_destinations", "book", "budget", "counts", "deadlines", "gate", "is_test",
         "max_body_bytes", "max_endpoints", "num_requests", "objectives", "on_refusal", "otherwise",
-        "passes_other_paths", "pools", "removals", "services",
+        "passes_other_paths", "pools", "removals", "removals_in_passing", "services",
     )  # fmt: skip
 
     def __init__(
@@ -94,6 +94,10 @@ class PickerSide:
         elif services.gate is not None:
             names += (*_CREDENTIALS, b"authorization")
         self.removals = remove_headers(names)
+        self.removals_in_passing = b""
+        """Beside those, of what is passed on unadmitted: it does not get the engines' key."""
+        if services.engine_key is not None and services.gate is not None:
+            self.removals_in_passing = remove_headers((b"authorization",))
         self._destinations: dict[bytes, tuple[bytes, bytes]] = {}
 
     def ready(self, target: PoolTarget | None) -> list[Replica]:

@@ -33,7 +33,7 @@ class Telling:
 
     __slots__ = (
         "_held", "_mode_of_answers", "_mode_of_requests", "_served", "_side", "call",
-        "has_trailers", "head_is_told",
+        "has_body", "has_trailers", "head_is_told",
     )  # fmt: skip
 
     def __init__(self, side: PickerSide, call: Call) -> None:
@@ -45,6 +45,8 @@ class Telling:
         self._served = b""
         self.head_is_told = False
         """Whether the answer's head may go on to the client."""
+        self.has_body = True
+        """Whether the answer has one: else no message of it may be sent back."""
         self.has_trailers = False
         """Whether trailers end the answer's body."""
 
@@ -143,6 +145,8 @@ class Telling:
 
     def piece(self, data: bytes, *, is_last: bool) -> None:
         """So may a piece of its body."""
+        if not self.has_body:
+            return
         if self.streams_answers:
             # Where trailers follow, they are the end.
             is_end = is_last and not self.has_trailers

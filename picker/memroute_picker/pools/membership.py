@@ -120,10 +120,11 @@ class PoolMembership:
         for key in followed | self._by_key.keys():
             pods = self._pods_of(key)
             pods.follow(self._read(key, found[key]) if key in followed else None)
-            if key not in followed | self._named:
-                pods.end()
-                del self._by_key[key]
-                self._facts.pop(key, None)
+            if key not in followed:
+                self._facts.pop(key, None)  # a later one of its name is another pool
+                if key not in self._named:
+                    pods.end()
+                    del self._by_key[key]
 
     def _target_of(self, key: str, pool: KubeObject) -> PoolTarget | None:
         """What the pool's requests may go to; None: it is none of ours."""

@@ -63,6 +63,7 @@ class PoolPods:
             return
         LOGGER.info("pool=%s/%s facts=%s", self._namespace, self._name, facts)
         self._facts, self._has_pods = facts, False
+        self._left.clear()
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
@@ -100,6 +101,7 @@ class PoolPods:
                 self._has_pods = True
             elif event.type == "DELETE":
                 self._leave({event.key})
+                self._left.discard(event.key)
             else:
                 if listed is not None:
                     listed.add(event.key)

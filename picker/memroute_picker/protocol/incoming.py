@@ -50,11 +50,12 @@ class Incoming:
     """One message. Its parts are read when they are asked for. Raises ``MalformedError``."""
 
     __slots__ = (
-        "_attributes", "_begin", "_data", "_end", "_metadata", "_protocol", "said",
+        "_attributes", "_begin", "_data", "_end", "_metadata", "_protocol", "num_bytes", "said",
     )  # fmt: skip
 
     def __init__(self, data: bytes) -> None:
         self._data = data
+        self.num_bytes = len(data)
         self.said = 0
         self._begin = self._end = 0
         self._metadata: list[tuple[int, int]] = []

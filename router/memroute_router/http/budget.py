@@ -128,12 +128,13 @@ class UnsentAnswers:
         """The one that is slow for longest first."""
 
     def wait(self, connection: SlowConnection, num_bytes: int) -> int:
-        """So much waits for its client, and grows no more: its engine is not read.
+        """So much waits for its client, where its engine is not read: it grows little.
 
         Returns how many connections were broken off to make room; it may be one of them.
         """
+        before = self.waiting.get(connection, 0)
         self.waiting[connection] = num_bytes
-        self._budget.add_unsent(num_bytes)
+        self._budget.add_unsent(num_bytes - before)
         num_broken = 0
         while self._budget.is_unsent_over and self.waiting:
             slowest = next(iter(self.waiting))

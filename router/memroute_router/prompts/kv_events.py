@@ -209,7 +209,7 @@ class KVEventFollower:
 
     async def _hear(self, replica: Replica, sources: Sequence[EventSource]) -> None:
         """Until the replica goes, or an event cannot be read."""
-        pool = self._pools.get(replica.info.served_model)
+        pool = self._pools.by_model.get(replica.info.served_model)
         if pool is None:
             return
         index, key = pool.dispatcher.cached.blocks, replica.info.key

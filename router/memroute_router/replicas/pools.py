@@ -486,6 +486,7 @@ class Pools:
             and not pool.num_leaving
         ):
             self.by_model.pop(pool.model, None)
+            self.any_name.discard(pool.model)
 
 
 def _claimed(model: str, settings: PoolSettings | None) -> dict[str, _Claim]:

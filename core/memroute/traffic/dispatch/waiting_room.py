@@ -155,7 +155,7 @@ class WaitingRoom(Generic[T]):
             num_apart=self.num_apart,
         )
         if (
-            refusal is None
+            refusal is not QueueRefusal.SIZE  # nobody is displaced for what is refused anyhow
             and not ask.ticket.tried
             and misses_wake(ask, expected, now_seconds=now_seconds)
         ):
@@ -294,6 +294,8 @@ class WaitingRoom(Generic[T]):
         possible = available.possible(ask.profile, ask.ticket.tried)
         if possible is not None:
             line.remove(ask)
+            # A model that falls asleep and wakes in turn gives its full time to nobody twice.
+            is_again = ask.waits_for == WAKE and ask.waited_for_wake
             if ask.waits_for == WAKE:
                 ask.waited_for_wake = True
                 # What is due counts from when it can be served: else all of them would be late.
@@ -302,7 +304,10 @@ class WaitingRoom(Generic[T]):
                 )
             ask.version = possible.version
             ask.waits_for, ask.wanted = ROOM, None
-            self.line(ask.version).wait_anew(held, now_seconds=now_seconds)
+            if is_again:
+                self.line(ask.version).move_in(held)
+            else:
+                self.line(ask.version).wait_anew(held, now_seconds=now_seconds)
             return
         reject = self._why_none(ask, now_seconds)
         instead = self.instead_of(reject)
@@ -325,7 +330,10 @@ class WaitingRoom(Generic[T]):
             held = line.remove(ask)
             if held is not None:
                 ask.waits_for = instead
-                line.wait_anew(held, now_seconds=now_seconds)
+                if instead == WAKE and ask.waited_for_wake:
+                    line.move_in(held)
+                else:
+                    line.wait_anew(held, now_seconds=now_seconds)
             return None
         ask.lane = possible.lane
         found = self._selection.shortlist(

@@ -30,12 +30,26 @@ Known = tuple[int, int]
 _BOTH: Final = (Tier.HOST, Tier.STORAGE)
 
 
+class _Doubt:
+    """What an event has made doubtful that was not before."""
+
+    __slots__ = ("before", "names", "number")
+
+    def __init__(self, names: set[Name], before: "_Doubt | None") -> None:
+        self.names = names
+        self.before = before
+        """What was doubted already when the event came, and is as doubtful by it."""
+        self.number: int = 0 if before is None else before.number + 1
+
+
 class _Block:
     """One block by an engine's name for it."""
 
-    __slots__ = ("is_end", "key", "on_host", "on_storage", "place")
+    __slots__ = ("doubt", "is_end", "key", "on_host", "on_storage", "place")
 
     def __init__(self) -> None:
+        self.doubt: _Doubt | None = None
+        """The first that was told of it; None: nothing says that it may be gone."""
         self.key = 0
         self.place = 0
         """0: nobody has told its tokens yet."""
@@ -58,7 +72,7 @@ class _Block:
 class _Replica:
     """What one replica keeps behind its device."""
 
-    __slots__ = ("blocks", "chunk_blocks", "doubted", "host", "storage")
+    __slots__ = ("blocks", "chunk_blocks", "host", "storage")
 
     def __init__(self) -> None:
         self.blocks: dict[Name, _Block] = {}
@@ -67,8 +81,6 @@ class _Replica:
         self.storage: dict[int, int] = {}
         self.chunk_blocks = 0
         """Blocks of a chunk; 0 while nobody has told of any."""
-        self.doubted: list[set[Name]] = []
-        """What may be gone, by the event that said so."""
 
     def counts(self, tier: Tier) -> dict[int, int]:
         return self.host if tier is Tier.HOST else self.storage
@@ -141,8 +153,8 @@ class OffloadedBlocks:
         block = one.blocks.get(name)
         if block is None:
             block = one.blocks[name] = _Block()
-        elif is_end and block.count(tier) and one.doubted:
-            self._disprove(replica, one, name)
+        elif is_end and block.count(tier) and block.doubt is not None:
+            self._disprove(replica, block.doubt)
             block = one.blocks.setdefault(name, block)
         block.is_end |= is_end
         if known is not None and not block.place:
@@ -201,12 +213,26 @@ class OffloadedBlocks:
                 self._forget_name(one, name)
 
     def doubt(self, replica: str, names: Iterable[Name]) -> None:
-        """These may be gone: nobody says."""
+        """These may be gone: nobody says. Each is kept once, however often it is doubted."""
         one = self._replicas.get(replica)
-        if one is not None:
-            doubted = {name for name in names if name in one.blocks}
-            if doubted:
-                one.doubted.append(doubted)
+        if one is None:
+            return
+        new: set[Name] = set()
+        latest: _Doubt | None = None
+        for name in names:
+            block = one.blocks.get(name)
+            if block is None:
+                continue
+            before = block.doubt
+            if before is None:
+                new.add(name)
+            elif latest is None or before.number > latest.number:
+                latest = before
+        if new:
+            doubt = _Doubt(new, latest)
+            _leave_out_empty(doubt)
+            for name in new:
+                one.blocks[name].doubt = doubt
 
     def forget(self, replica: str) -> None:
         """It is gone, or is not heard any more."""
@@ -273,14 +299,27 @@ class OffloadedBlocks:
             holders.drop(block.key, self._bits.bit(replica))
 
     def _forget_name(self, one: _Replica, name: Name) -> None:
-        del one.blocks[name]
-        for doubted in one.doubted:
-            doubted.discard(name)
-        one.doubted = [doubted for doubted in one.doubted if doubted]
+        doubt = one.blocks.pop(name).doubt
+        if doubt is not None:
+            doubt.names.discard(name)
 
-    def _disprove(self, replica: str, one: _Replica, name: Name) -> None:
+    def _disprove(self, replica: str, doubt: _Doubt) -> None:
         """What is stored again was gone; and so was all that was doubted with it."""
-        for doubted in one.doubted:
-            if name in doubted:
-                self.dropped(replica, tuple(doubted))
-                return
+        names: list[Name] = []
+        each: _Doubt | None = doubt
+        while each is not None:
+            names += each.names
+            each = each.before
+        self.dropped(replica, names)
+
+
+def _leave_out_empty(doubt: _Doubt) -> None:
+    """What was doubted before and is gone by now is no part of the chain any more."""
+    each = doubt
+    before = each.before
+    while before is not None:
+        if before.names:
+            each = before
+        else:
+            each.before = before.before
+        before = each.before
