@@ -136,3 +136,21 @@ def test_a_picker_that_hangs_is_found_out(ours, prompt):
             client.close()
             until(lambda: post(envoy, prompt()).status == 200)
             until(lambda: reserved() == 0)
+
+
+def test_answers_that_are_not_shown_outlive_a_picker_that_stops(ours, prompt):
+    """The gateway needs it no more for them: an error of the stream would break them off."""
+    start, reserved = ours
+
+    def how(*facts, **more):
+        return memroute_process(*facts, "--shutdown-timeout-seconds", "0", **more)
+
+    with (
+        start(how=how) as (picker, process),
+        Envoy(picker, free_port(), DUPLEX_NONE) as envoy,
+        begun(envoy, prompt(stream=True)) as client,
+    ):
+        until(lambda: reserved() == 1)
+        process.terminate()
+        process.wait(timeout=60)
+        assert is_whole(client)
