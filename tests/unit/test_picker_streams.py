@@ -10,7 +10,7 @@ from access_rig import ALICE, tenant, write_keys
 from gateway_rig import BUFFERED, DUPLEX, NONE, STREAMED, Stream, picker
 from memroute_picker.grpc.frames import Kind, settings
 from memroute_router.http.client import Endpoint
-from memroute_router.http.deadlines import NEVER
+from memroute_router.http.deadlines import NEVER, monotonic
 from router_rig import CHUNK, body, until
 
 EVENTS = b"".join([CHUNK] * 3)
@@ -170,6 +170,24 @@ async def test_the_lease_moves_to_the_replica_that_has_served():
         assert records(rig)[0].replica == f"default/{'ab'[int(second[-1]) - 1]}"
         page = rig.router.metrics.render().decode()
         assert 'memroute_picker_served_elsewhere_total{where="another-replica"} 1.0' in page
+
+
+async def test_a_whole_answer_moves_its_lease_too_however_late_it_comes():
+    """The replica that did not answer would else be told well by the other one's answer."""
+    async with picker("--max-endpoints", "2") as (rig, gateway):
+        stream = Stream(gateway)
+        first, second = (await stream.routed(body())).endpoint.split(",")
+        by_address = {r.upstream.endpoint.authority.decode(): r for r in rig.replicas}
+        by_address[first].ledger.settle(now_seconds=monotonic() + 100)
+        by_address[first].health.fault(now_seconds=monotonic())
+        stream.answer_head(beside={"attributes": {"upstream.address": second}})
+        await until(lambda: by_address[second].ledger.num_in_flight == 1)
+        stream.answer_body(b"{}", is_last=True)
+        await finished(stream)
+        assert rig.num_leases == rig.reserved == 0
+        assert by_address[first].health.is_out
+        assert records(rig)[0].replica == by_address[second].info.key
+        assert rig.router.side.counts.num_moved == 1
 
 
 async def test_an_address_of_nobody_is_told():

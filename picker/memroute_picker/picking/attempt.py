@@ -106,7 +106,8 @@ class PickedAttempt(Attempt):
             return True
         for key, replica in self._pool.replicas.items():
             if replica.upstream.endpoint.authority == address:
-                if lease.is_pending and lease.move(key):
+                # Nothing of the answer is seen, though a whole one may be taken to have begun.
+                if lease.move(key):
                     self.replica = replica.info.key
                     self.choice = lease.choice
                     self._upstream = replica.upstream
