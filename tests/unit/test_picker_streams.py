@@ -249,6 +249,20 @@ async def test_answers_that_are_not_shown_end_with_their_stream():
         assert records(rig)[0].outcome.value == "served"
 
 
+@pytest.mark.parametrize("answers", [NONE, BUFFERED])
+async def test_an_answer_that_is_not_shown_may_take_as_long_as_it_takes(answers):
+    """Nothing is heard of it but its end: silence says nothing of its engine."""
+    async with picker(replicas=("a",)) as (rig, gateway):
+        stream = Stream(gateway, DUPLEX, answers)
+        await stream.routed(body(stream=True))
+        call = next(iter(next(iter(rig.router.grpc._side.connections)).calls.values()))
+        assert call.handler.deadline_at < NEVER
+        stream.answer_head(content_type="text/event-stream")
+        assert (await stream.next()).kind == 2
+        assert call.handler.deadline_at == NEVER
+        assert not rig.replicas[0].health.is_out
+
+
 async def test_buffered_bodies_get_one_answer_each():
     """Envoy takes a second answer for a spurious message, and gives the client a 500."""
     async with picker(replicas=("a",)) as (_, gateway):

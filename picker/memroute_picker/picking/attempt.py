@@ -126,9 +126,12 @@ class PickedAttempt(Attempt):
         if status in ELSEWHERE:
             self._pushed_back(status, head, b"")
             return
-        self._gateway.expect_within(
-            self._services.limits.stalled_engine_seconds, now_seconds=heard_at
-        )
+        if self._gateway.telling.shows_progress:
+            self._gateway.expect_within(
+                self._services.limits.stalled_engine_seconds, now_seconds=heard_at
+            )
+        else:
+            self._gateway.deadline_at = NEVER  # nothing is heard before the end
         self.status = status
         self._head = head
         if not self._shows_bodies:

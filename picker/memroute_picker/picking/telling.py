@@ -78,6 +78,11 @@ class Telling:
         return self._mode_of_answers != BodyMode.NONE
 
     @property
+    def shows_progress(self) -> bool:
+        """Whether pieces of an answer are shown as they come."""
+        return self._mode_of_answers in (BodyMode.STREAMED, BodyMode.FULL_DUPLEX_STREAMED)
+
+    @property
     def streams_answers(self) -> bool:
         """Whether the bodies of answers may be sent back in any number of pieces."""
         return self._mode_of_answers == BodyMode.FULL_DUPLEX_STREAMED
