@@ -223,12 +223,21 @@ async def test_gateways_that_take_nothing_make_room_for_others():
     """The one that has not for longest is broken off: its lease and its bytes are free."""
     async with wired_up(body_bytes=200_000) as (rig, wire, socket):
         rig.router.grpc.budget._max_unsent_bytes = 400_000
+        unsent = rig.router.grpc._side.unsent
         wire.write(settings_of([(4, 0)]))
-        streams = [Stream(wire) for _ in range(3)]
-        for stream in streams:
+        streams = [Stream(wire) for _ in range(4)]
+        for stream in streams[:3]:
             stream.ask(body(pad="x" * 150_000))
             await asyncio.sleep(0)
         await asyncio.sleep(0)
+        # Many that have their turn at once are no slow ones yet.
+        assert rig.num_leases == 3
+        unsent._patience_seconds = 0.0
+        unsent.taken(wire._connection.calls[streams[2].number])
+        streams[3].ask(body(pad="x" * 150_000))
+        for _ in range(2):
+            await asyncio.sleep(0)
+        streams.pop(2).cancel()
         assert [stream.number in wire._connection.calls for stream in streams] == [
             False, True, True,
         ]  # fmt: skip

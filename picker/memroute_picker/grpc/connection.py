@@ -25,7 +25,7 @@ from memroute_picker.grpc.frames import (
     window_update,
 )
 from memroute_picker.grpc.hpack import Field, FieldReader, FieldsError
-from memroute_router.http.budget import BodyBudget, UnsentAnswers
+from memroute_router.http.budget import SLOW_SECONDS, BodyBudget, UnsentAnswers
 from memroute_router.http.deadlines import NEVER, Deadlines, monotonic
 from memroute_router.http.faults import CLIENT, OnFault
 from memroute_router.http.outbox import Outbox
@@ -84,7 +84,8 @@ class ServerSide:
         self.outbox = outbox
         self.on_fault = on_fault
         self.budget = budget
-        self.unsent = UnsentAnswers(budget)
+        # A healthy gateway takes a moment, too, where many large requests have their turn at once.
+        self.unsent = UnsentAnswers(budget, patience_seconds=SLOW_SECONDS)
         self.deadlines = deadlines
         self.max_connections = max_connections
         self.max_calls = max_calls

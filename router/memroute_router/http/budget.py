@@ -120,10 +120,13 @@ class SlowConnection(Protocol):
 class UnsentAnswers:
     """Owns which connections have answers that wait for their clients, and how many bytes each."""
 
-    __slots__ = ("_budget", "waiting")
+    __slots__ = ("_budget", "_patience_seconds", "_since", "waiting")
 
-    def __init__(self, budget: BodyBudget) -> None:
+    def __init__(self, budget: BodyBudget, *, patience_seconds: float = 0.0) -> None:
+        """``patience_seconds``: nobody is broken off who has waited for less."""
         self._budget = budget
+        self._patience_seconds = patience_seconds
+        self._since: dict[SlowConnection, float] = {}
         self.waiting: dict[SlowConnection, int] = {}
         """The one that is slow for longest first."""
 
@@ -134,10 +137,14 @@ class UnsentAnswers:
         """
         before = self.waiting.get(connection, 0)
         self.waiting[connection] = num_bytes
+        if not before:
+            self._since[connection] = monotonic()
         self._budget.add_unsent(num_bytes - before)
         num_broken = 0
         while self._budget.is_unsent_over and self.waiting:
             slowest = next(iter(self.waiting))
+            if self._since[slowest] > monotonic() - self._patience_seconds:
+                break  # not for long enough, nor are those behind it
             self.taken(slowest)
             slowest.abort()
             num_broken += 1
@@ -147,4 +154,5 @@ class UnsentAnswers:
         """Nothing of its answer waits any more; nothing happens where nothing did."""
         num_bytes = self.waiting.pop(connection, 0)
         if num_bytes:
+            del self._since[connection]
             self._budget.add_unsent(-num_bytes)
