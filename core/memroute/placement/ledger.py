@@ -183,6 +183,8 @@ class Ledger:
         self._host_bytes[claim.node] += way.added_host_bytes * sign
         for uuid, size in way.added_bytes.items():
             self._count_bytes(claim, uuid, size * sign)
+        for uuid, size in way.called_back_bytes.items():
+            self._sleepers.call_back(uuid, size * sign)
         if way.added_devices:
             key = self.key_of(claim)
             self._num_exclusive[key] = self._num_exclusive.get(key, 0) + way.added_devices * sign
