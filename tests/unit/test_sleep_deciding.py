@@ -329,6 +329,17 @@ def test_a_new_replica_that_may_sleep_has_the_idle_one_make_room():
     assert [type(one) for one in step.actions] == [Create]
 
 
+def test_a_new_replica_that_no_sleep_helps_is_looked_at_once_however_many_could_sleep():
+    """61.8 GiB beside 23.6 that never sleep, of 79.2. A look explains itself, over all nodes."""
+    m, n = sleeper("m", concurrency=4), sleeper("n", concurrency=4)
+    fixed, new = deployment("fixed", uid="u9", concurrency=4), sleeper("new", concurrency=38)
+    recent = replace(QUIET, asked_seconds={"default/m": 5.0, "default/n": 5.0})
+    step = decided([m, n, fixed, new], [pod(m), pod(n), pod_of(fixed)], recent)
+    assert step.actions == []
+    assert step.outcomes["default/new"].refused[0].reason.value == "InsufficientHBM"
+    assert step.num_explained == 2
+
+
 def test_one_that_never_sleeps_does_not_get_a_sleepers_room():
     n, fixed = sleeper("n"), deployment("fixed", uid="u9", concurrency=30)
     step = decided([n, fixed], [pod(n, MarkedState.ASLEEP)])
