@@ -158,7 +158,7 @@ class Reconciler:
                 on_woken=metrics.on_woken,
             )
         self.gateway = GatewayKeeper(
-            client=client, lanes=self._lanes, metrics=metrics, pods=store.pods.values,
+            client=client, lanes=self._lanes, metrics=metrics, pods=store.pods,
             selector=settings.picker_selector, is_tls=settings.picker_tls,
             namespaces=settings.watch_namespace,
             on_change=store.mark_dirty, on_bug=on_bug, clock=clock, rng=rng,

@@ -19,6 +19,17 @@ PICKER = {
 KEY = "default/chat"
 
 
+class Pods:
+    """Of the whole cluster. Owns how often they are gone through."""
+
+    def __init__(self):
+        self.num_changes, self.num_looks = 1, 0
+
+    def values(self):
+        self.num_looks += 1
+        return [PICKER]
+
+
 class Clock:
     def __init__(self):
         self.now = 100.0
@@ -40,7 +51,7 @@ async def kept():
     lanes = Lanes(lambda *bug: bugs.append(bug))
     async with cluster_stub() as (cluster, client):
         keeper = GatewayKeeper(
-            client=client, lanes=lanes, metrics=OperatorMetrics(), pods=lambda: [PICKER],
+            client=client, lanes=lanes, metrics=OperatorMetrics(), pods=Pods(),
             selector=parse_pod_selector("memroute-system/app=picker"), on_change=lambda: None,
             on_bug=lambda *bug: bugs.append(bug), clock=clock, rng=random.Random(1),
         )  # fmt: skip
@@ -105,3 +116,15 @@ async def test_what_is_wanted_otherwise_is_written_at_once():
         assert cluster.count("PATCH", "inferencepools") == before + 1
         pool = cluster.objects["inferencepools"][KEY]
         assert pool["spec"]["endpointPickerRef"]["failureMode"] == "FailOpen"
+
+
+async def test_all_pods_are_gone_through_only_when_some_have_changed():
+    """A cluster has ten thousand, and the keeper looks every second."""
+    async with kept() as (keeper, cluster, _):
+        await step(keeper, cluster)
+        for _ in range(10):
+            keeper.look()
+        assert keeper.pods.num_looks == 1
+        keeper.pods.num_changes += 1
+        keeper.look()
+        assert keeper.pods.num_looks == 2

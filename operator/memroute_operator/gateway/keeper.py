@@ -10,11 +10,11 @@ every few seconds.
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from memroute_kube import ENDPOINT_SLICES, SERVICES, ApiError, KubeObject, KubernetesClient
+from memroute_kube import ENDPOINT_SLICES, SERVICES, ApiError, KubernetesClient
 from memroute_kube.client import CONFLICT, MERGE_PATCH
 from memroute_kube.following import Followed
 from memroute_kube.gateway import INFERENCE_POOLS, LABEL_PICKER_SERVICE, asks_for_picker
@@ -46,6 +46,7 @@ from memroute_operator.gateway.telling import (
     pool_view,
 )
 from memroute_operator.metrics import OperatorMetrics
+from memroute_operator.readings.finding import Finder, Pods
 from memroute_operator.readings.sources import PodSelector
 from memroute_operator.spec.deployment import Deployment
 
@@ -71,7 +72,7 @@ class GatewayKeeper:
     client: KubernetesClient
     lanes: Lanes
     metrics: OperatorMetrics
-    pods: Callable[[], Iterable[KubeObject]]
+    pods: Pods
     """All pods that are known."""
     selector: PodSelector | None
     """Of the picker's pods; None: there is no picker."""
@@ -87,6 +88,8 @@ class GatewayKeeper:
     _pickers: Pickers = field(default_factory=lambda: Pickers(namespace=None, labels=None, port=0))
     _is_asked_for: bool = False
     """Whether any pool leads to the picker, or should."""
+    _find_pickers: Finder[Pickers] | None = None
+    """None: there is no picker."""
     _watches: tuple[Followed, ...] = ()
     _plan: GatewayPlan = field(default_factory=lambda: GatewayPlan(changes={}, taken={}, wishes={}))
     _failures: Backoff[str] = field(
@@ -106,6 +109,9 @@ class GatewayKeeper:
     def __post_init__(self) -> None:
         """Nothing is watched before ``run``."""
         if self.selector is not None:
+            self._find_pickers = Finder(
+                self.pods, partial(find_pickers, selector=self.selector, is_tls=self.is_tls)
+            )
             follow = partial(Followed, self.client, namespaces=self.namespaces)
             self._watches = (
                 follow(INFERENCE_POOLS, on_change=self.on_change),
@@ -133,10 +139,10 @@ class GatewayKeeper:
             await asyncio.sleep(LOOK_SECONDS)
 
     def look(self) -> None:
-        """Look where the picker's pods are, while somebody asks for it: it costs a look at all."""
-        if self.selector is None or not self._is_asked_for:
+        """Look where the picker's pods are, while somebody asks for it and pods have changed."""
+        if self._find_pickers is None or not self._is_asked_for:
             return
-        found = find_pickers(self.pods(), self.selector, is_tls=self.is_tls)
+        found = self._find_pickers()
         if found != self._pickers:
             LOGGER.info("pickers addresses=%s", ",".join(found.addresses) or "none")
             self._pickers = found
