@@ -5,6 +5,7 @@ from memroute_operator.actions.apply import Applier
 from memroute_operator.plan import MarkSleep
 from memroute_operator.replicas.reading import read_replica
 from memroute_operator.sleeping.mark import MarkedState
+from memroute_operator.sleeping.sight import EngineSight
 from operator_rig import mdep, node, operator_rig
 
 KEY = "default/m"
@@ -81,3 +82,30 @@ async def test_a_mark_that_comes_through_too_late_changes_nothing():
         )
         assert not await applier.apply(late)
         assert replica_of(rig).sleep_mark.state is MarkedState.WAKING
+
+
+async def test_a_model_that_sleeps_and_wakes_all_day_has_two_events_for_it():
+    """Events of one object are few: its others would be pushed out."""
+    async with operator_rig(nodes=[node()], mdeps=[sleeper()], caller=NobodyCalls()) as rig:
+        await rig.until("it serves", lambda: rig.is_ready(KEY))
+        before = {one["reason"] for one in rig.cluster.objects["events"].values()}
+        await look(rig, AFTER_SECONDS + 2)
+
+        async def until(state, *, is_sleeping):
+            for _ in range(20):
+                replica = replica_of(rig)
+                if replica.sleep_mark.state is state:
+                    return
+                sight = EngineSight(mark=replica.sleep_mark, is_sleeping=is_sleeping)
+                rig.reconciler.sleep.sights[replica.uid] = sight
+                await look(rig)
+            raise AssertionError(replica_of(rig).sleep_mark)
+
+        await until(MarkedState.ASLEEP, is_sleeping=True)
+        await look(rig, 2)
+        assert rig.condition(KEY)["reason"] == "Asleep"
+        await until(MarkedState.AWAKE, is_sleeping=False)
+        await look(rig, 2)
+        assert rig.condition(KEY)["reason"] == "Serving"
+        after = {one["reason"] for one in rig.cluster.objects["events"].values()}
+        assert after - before == {"FellAsleep", "Woken"}
