@@ -368,10 +368,6 @@ class Ledger:
         """Of ``reserved_bytes``, what replicas that sleep lend to others that may."""
         return self._sleepers.lent_bytes(device.uuid or "")
 
-    def num_asleep(self, device: Device) -> int:
-        """Replicas that sleep on a shared device."""
-        return self._sleepers.num_asleep(device.uuid or "")
-
     def free_host_bytes(self, node: str) -> int | None:
         """Memory of a node that replicas may still pin; None where nobody says what it has."""
         size = self._host_sizes.get(node)

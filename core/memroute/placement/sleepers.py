@@ -19,7 +19,6 @@ class Sleepers:
         self._on_device: dict[str, dict[str, tuple[int, int]]] = {}
         """Device → pod → its bytes there, and those that it keeps while it sleeps."""
         self._lent: dict[str, int] = {}
-        self._asleep: dict[str, int] = {}
 
     def count(self, reservation: Reservation, predecessor: Reservation | None, sign: int) -> None:
         """Add (1) or take away (-1) a promise; ``predecessor``: whose claim it is, if it is one."""
@@ -36,8 +35,6 @@ class Sleepers:
             else:
                 there.pop(reservation.owner, None)
             self._lend(uuid, reservation.lent_on(uuid) * sign)
-            if reservation.sleep.is_asleep:
-                self._asleep[uuid] = self._asleep.get(uuid, 0) + sign
 
     def _count_claim(self, claim: Reservation, predecessor: Reservation, sign: int) -> None:
         """A successor starts awake: what a sleeping predecessor lends there is called back."""
@@ -57,10 +54,6 @@ class Sleepers:
     def lent_bytes(self, uuid: str) -> int:
         """Bytes of a device that are promised to replicas that sleep, and that those do not use."""
         return self._lent.get(uuid, 0)
-
-    def num_asleep(self, uuid: str) -> int:
-        """Replicas that sleep there."""
-        return self._asleep.get(uuid, 0)
 
     def spare_when_one_wakes(self, uuid: str) -> int:
         """Bytes of sleepers' promises that are not needed while only the largest of them is awake.

@@ -213,7 +213,7 @@ class SleepKeeper:
         self.wake_seconds[target.uid] = seconds
         self._on_woken(seconds)
         LOGGER.info("engine woken pod=%s seconds=%.2f", target.engine.pod, seconds)
-        return EngineSight(mark=target.mark, is_sleeping=False, wake_seconds=seconds)
+        return EngineSight(mark=target.mark, is_sleeping=False)
 
 
 def _pause(target: Target, sight: EngineSight) -> float:
