@@ -61,5 +61,6 @@ class Looking:
             demand=routers.demand.demand(now),
             sights={} if self.sleep is None else dict(self.sleep.sights),
             sleep_refusals={} if self.sleep is None else self.sleep.refusals(),
+            told_seconds={} if self.sleep is None else self.sleep.told_seconds(),
             waking=self.hands.waking(),
         )

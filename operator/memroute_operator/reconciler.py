@@ -48,7 +48,7 @@ from memroute_operator.replicas.adoption import Adoption
 from memroute_operator.replicas.failed_pods import FailedPods
 from memroute_operator.replicas.lost_nodes import NodeLoss
 from memroute_operator.settings import OperatorSettings
-from memroute_operator.sleeping.keeper import SleepKeeper
+from memroute_operator.sleeping.keeper import SleepKeeper, told_to_routers
 from memroute_operator.spec.hub_models import HubModels
 from memroute_operator.spec.namespace_tokens import NamespaceTokens, Resolve
 from memroute_operator.status.events import EventWriter
@@ -158,7 +158,7 @@ class Reconciler:
                 on_woken=metrics.on_woken,
             )
         self.gateway = GatewayKeeper(
-            client=client, lanes=self._lanes, metrics=metrics, pods=store.pods.values,
+            client=client, lanes=self._lanes, metrics=metrics, pods=store.pods,
             selector=settings.picker_selector, is_tls=settings.picker_tls,
             namespaces=settings.watch_namespace,
             on_change=store.mark_dirty, on_bug=on_bug, clock=clock, rng=rng,
@@ -416,7 +416,8 @@ class Reconciler:
             one.deployment for one in sleepers if one.sleep_state is not None
         )
         if self.sleep is not None:
-            self.sleep.want(sleepers, step.may_fall_asleep)
+            told = told_to_routers(facts.deployments) if sleepers else frozenset()
+            self.sleep.want(sleepers, step.may_fall_asleep, told)
 
     def _look(self) -> Look:
         return self._looking.look()

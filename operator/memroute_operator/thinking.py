@@ -74,6 +74,8 @@ class Look:
     """What engines that are not awake have answered, by the uid of their pod."""
     sleep_refusals: Mapping[str, str] = field(default_factory=dict)
     """Engines that have not fallen asleep of late, by the uid of their pod → why."""
+    told_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Pods that fall asleep, by uid → for how long their status has told routers so."""
     waking: frozenset[str] = frozenset()
     """Pods by uid that may be marked to wake, though nobody has seen that."""
     weights: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -186,6 +188,7 @@ class Thinker:
             demand=look.demand,
             sights=look.sights,
             sleep_refusals=look.sleep_refusals,
+            told_seconds=look.told_seconds,
             weights=look.weights,
         )
         step = self._planner.plan(facts, context, now_seconds=look.now_seconds)

@@ -167,6 +167,7 @@ def test_an_operator_killed_in_the_middle_of_a_wake_or_a_sleep_converges(
         ({"placement": {"mode": "Exclusive"}}, "sleep is for placement.mode Shared"),
         ({"engine": {"type": "SGLang"}}, "sleep is for engine.type VLLM"),
         ({"sleep": {"afterSeconds": 9}}, "spec.sleep.afterSeconds"),
+        ({"memory": {"weightsOnHostGiB": 4}}, "sleep and memory.weightsOnHostGiB"),
     ],
 )
 def test_what_cannot_sleep_is_refused_by_the_api_server(cluster, namespace, spec, says):

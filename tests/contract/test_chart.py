@@ -293,6 +293,7 @@ CALLS = [
     ("a gateway's question", {}, {"team": "gateways"}, "picker", ("TCP", 9002)),
     ("what pickers tell each other", "picker", None, "picker", ("UDP", 8001)),
     ("a scrape of the picker", {}, MONITORING, "picker", ("TCP", 8002)),
+    ("what a picker has in flight", "operator", None, "picker", ("TCP", 8002)),
 ]
 OTHERS = [
     ("a tenant who looks at others' requests", {}, {"team": "chat"}, "router", ("TCP", 8002)),

@@ -28,6 +28,7 @@ from one_authority import authority_file
 PLURALS = (
     "pods", "nodes", "modeldeployments", "events", "poddisruptionbudgets", "leases", "configmaps",
     "resourceslices", "resourceclaims", "priorityclasses", "inferencepools", "inferenceobjectives",
+    "services", "endpointslices",
 )  # fmt: skip
 # Versions that a watch may still start from.
 KEPT_VERSIONS = 400
@@ -83,7 +84,7 @@ class Cluster:
 
     @property
     def version(self):
-        return self._log[-1][0] if self._log else 100
+        return self._log[-1][0] if self._log else 99
 
     def count(self, method, plural, **fields):
         """How many such calls there were."""
@@ -228,6 +229,9 @@ class Cluster:
             uid = (call.body.get("metadata") or {}).get("uid")
             if uid is not None and uid != obj["metadata"]["uid"]:
                 return status(409, "Conflict", "uid precondition")
+            version = (call.body.get("metadata") or {}).get("resourceVersion")
+            if version is not None and version != obj["metadata"]["resourceVersion"]:
+                return status(409, "Conflict", "resourceVersion precondition")
             _merge(obj, call.body)
         if call.sub == "status":
             for field in self.pruned_status_fields:
@@ -248,7 +252,7 @@ class Cluster:
         version = (options.get("preconditions") or {}).get("resourceVersion")
         if version is not None and version != known["metadata"]["resourceVersion"]:
             return status(409, "Conflict", "resourceVersion precondition")
-        if options.get("gracePeriodSeconds") == 0 or not known["spec"].get("nodeName"):
+        if options.get("gracePeriodSeconds") == 0 or not known.get("spec", {}).get("nodeName"):
             self.remove(call.plural, key)
             return web.json_response(known)
         self.change(call.plural, key, lambda obj: obj["metadata"].update(deletionTimestamp=STAMP))

@@ -105,8 +105,11 @@ class _NoReader:
 class Rig:
     """One operator. ``step`` it; look at the cluster."""
 
-    def __init__(self, cluster, client, *, seed=1, argv=(), resolve_model=None):
-        """``resolve_model``: the hub; None for an operator that has none."""
+    def __init__(self, cluster, client, *, seed=1, argv=(), resolve_model=None, caller=None):
+        """``resolve_model``: the hub; None for an operator that has none.
+
+        ``caller``: what calls engines; None for an operator that tells them nothing.
+        """
         self.cluster = cluster
         self.now = 1000.0
         self.settings = parse_settings(list(argv))
@@ -119,7 +122,7 @@ class Rig:
         )  # fmt: skip
         self.reconciler = Reconciler(
             client, self.store, self.settings, self.metrics, self.readings,
-            clock=self.clock, rng=random.Random(seed), resolve_model=resolve_model,
+            clock=self.clock, rng=random.Random(seed), resolve_model=resolve_model, caller=caller,
         )  # fmt: skip
         self._client = client
         self._seen = {}

@@ -143,7 +143,9 @@ class World:
             deployments=tuple(self.models), replicas=tuple(replicas), unreadable_pods=(),
             inventory=inventory, lost_nodes=frozenset(), stale_nodes=frozenset(),
         )  # fmt: skip
-        of = context(demand=self.log.demand(self.now), sights=dict(self.sights))
+        # Routers are told as soon as it is written.
+        told = {one.uid: one.seen.sleep_seconds or 0.0 for one in replicas}
+        of = context(demand=self.log.demand(self.now), sights=dict(self.sights), told_seconds=told)
         self.step_ = plan_step(facts, of)
         for action in self.step_.actions:
             assert isinstance(action, MarkSleep), action

@@ -1,6 +1,7 @@
 """What the operator writes for gateways, decided on what is there."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,14 @@ from memroute_kube.gateway import (
     service_in_authority,
 )
 from memroute_kube.resources import object_key
-from memroute_operator.gateway.deciding import Existing, Verb, failure_mode, plan_gateway, wish_of
+from memroute_operator.gateway.deciding import (
+    Existing,
+    Verb,
+    failure_mode,
+    plan_gateway,
+    wish_for,
+    wish_of,
+)
 from memroute_operator.gateway.differences import is_as_wanted, removal
 from memroute_operator.gateway.pickers import Pickers, find_pickers
 from memroute_operator.gateway.telling import pool_view
@@ -155,7 +163,52 @@ def test_a_service_with_a_port_too_many_is_made_anew():
     existing = there(wish_of(asked, "FailClose", PICKERS))
     existing.services["default/picker-chat"]["spec"]["ports"].append({"port": 1})
     assert told(plan_gateway([asked], existing, PICKERS)) == [
-        (str(Verb.DELETE), "Service", "default/picker-chat")
+        (str(Verb.DELETE), "Service", "default/picker-chat"),
+        (str(Verb.CREATE), "Service", "default/picker-chat"),
+    ]
+
+
+def test_a_picker_that_serves_by_tls_from_now_on_is_not_spoken_to_without():
+    """What a port speaks is told by the absence of h2c: every request would be refused."""
+    asked = asking()
+    existing = there(wish_of(asked, "FailClose", PICKERS))
+    by_tls = replace(PICKERS, is_tls=True)
+    wish = wish_of(asked, "FailClose", by_tls)
+    (port,) = wish.slices[0]["ports"]
+    assert "appProtocol" not in port
+    assert told(plan_gateway([asked], existing, by_tls)) == [
+        (str(Verb.DELETE), "Service", "default/picker-chat"),
+        (str(Verb.CREATE), "Service", "default/picker-chat"),
+        (str(Verb.APPLY), "EndpointSlice", "default/picker-chat-ipv4"),
+    ]
+    assert told(plan_gateway([asked], there(wish), by_tls)) == []
+
+
+def test_an_owner_that_somebody_added_is_theirs():
+    """Apply leaves it there, and would be tried at every step."""
+    asked = asking()
+    existing = there(wish_of(asked, "FailClose", PICKERS))
+    other = {"apiVersion": "v1", "kind": "ConfigMap", "name": "app", "uid": "u9"}
+    existing.services["default/picker-chat"]["metadata"]["ownerReferences"].append(other)
+    assert told(plan_gateway([asked], existing, PICKERS)) == []
+
+
+def test_a_service_whose_pool_asks_no_more_goes_though_another_pool_names_it():
+    """It was written for the one; the other then gets its own."""
+    first, second = foreign("first", uid="p1"), foreign("second", uid="p2")
+    both = {object_key(one): one for one in (first, second)}
+    existing = there(wish_for(first, PICKERS), pools=both)
+    plan = plan_gateway([], existing, PICKERS)
+    assert (plan.changes, list(plan.taken)) == ({}, ["default/second/gateway-pool"])
+    del first["metadata"]["labels"]["memroute.dev/picker"]
+    assert told(plan_gateway([], existing, PICKERS)) == [
+        (str(Verb.DELETE), "EndpointSlice", "default/own-picker-ipv4"),
+        (str(Verb.DELETE), "Service", "default/own-picker"),
+    ]
+    gone = Existing(pools=both, services={}, slices={})
+    assert told(plan_gateway([], gone, PICKERS)) == [
+        (str(Verb.CREATE), "Service", "default/own-picker"),
+        (str(Verb.CREATE), "EndpointSlice", "default/own-picker-ipv4"),
     ]
 
 
@@ -332,6 +385,16 @@ def test_what_gateways_say_is_told_in_their_words(parents, reason):
     if reason in ("PoolNotAccepted", "PickerNotResolved"):
         assert "Reason: words" in view.condition[2]
     assert view.part["service"] == "picker-chat"
+
+
+def test_what_a_gateway_said_of_an_older_pool_is_not_known_any_more():
+    """It may not have taken the newer one; one that names no generation is believed."""
+    said = parent("False", "True")
+    pool = {"metadata": {"generation": 3}, "status": {"parents": [said]}}
+    for generation, reason in ((3, "PoolNotAccepted"), (2, "NoGateway"), (None, "PoolNotAccepted")):
+        for one in said["conditions"]:
+            one["observedGeneration"] = generation
+        assert pool_view(asking(), pool, 1).condition[1] == reason
 
 
 def test_a_status_lists_eight_gateways_and_says_when_no_picker_is_ready():

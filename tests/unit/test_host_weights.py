@@ -92,6 +92,7 @@ def test_another_size_is_another_revision_and_another_measurement():
     [
         ({"type": "SGLang", "image": "lmsysorg/sglang:v0.5.23"}, "is for vLLM"),
         ({"args": ["--cpu-offload-gb=8"]}, "leave one of them out"),
+        ({"args": ["--cpu-offload-g=8"]}, "--cpu-offload-g=8 in engine.args"),
         ({"args": ["--offload_group_size", "8"]}, "leave one of them out"),
     ],
 )

@@ -136,6 +136,22 @@ def test_a_successor_starts_awake_so_its_predecessors_room_is_called_back():
     assert (it.reserved_bytes(device), it.lent_bytes(device)) == (50 * GIB, 0)
 
 
+@pytest.mark.parametrize(("claimed", "lent"), [(50, 0), (60, 0), (20, 30), (1, 50)])
+def test_a_claim_on_a_sleepers_room_calls_back_what_it_needs_of_it(claimed, lent):
+    """50 GiB asleep give way to one of higher priority: nobody else may have that room meanwhile.
+
+    20 GiB of it claimed leave 30 lent. A claim below what it keeps asleep calls nothing back.
+    """
+    own = held("m", 50 * GIB, asleep=True)
+    claim = held("p", claimed * GIB, sleeps=False)
+    it, device = ledger(own)
+    it.book_way(claim, [own.owner])
+    assert it.lent_bytes(device) == (50 * GIB - REST if lent == 50 else lent * GIB)
+    assert it.reserved_bytes(device) == max(50, claimed) * GIB
+    it.drop_way(claim.owner)
+    assert it.lent_bytes(device) == 50 * GIB - REST
+
+
 SIZES = st.integers(2 * GIB, 79 * GIB)
 ACTIONS = st.lists(
     st.tuples(
@@ -219,6 +235,22 @@ def test_a_node_without_the_memory_that_a_replica_pins_is_refused_with_both_numb
     (verdict,) = verdicts(on(30 * GIB), wanted)
     assert not verdict.fits
     assert "30.0 GiB of 30.0 GiB host memory free" in verdict.why
+
+
+def test_a_node_that_has_the_memory_and_no_device_is_not_said_to_be_short_of_it():
+    """``b`` has the most memory free: what is short there is its device's."""
+    _, wanted = wants()
+    full = replace(held("n", 79 * GIB, sleeps=False), node="b", device_bytes={"GPU-1": 79 * GIB})
+    nodes = (
+        Node(name="a", mode=PlacementMode.SHARED, devices=(GPU,), host_bytes=30 * GIB),
+        Node(
+            name="b", mode=PlacementMode.SHARED, host_bytes=900 * GIB,
+            devices=(replace(GPU, node="b", uuid="GPU-1"),),
+        ),
+    )  # fmt: skip
+    (refused,) = plan(Inventory(nodes=nodes, reservations=(full,)), [wanted])
+    assert refused.reason is RefusedReason.INSUFFICIENT_HOST_MEMORY
+    assert "; a has 30.0 GiB free of 30.0 GiB; it fits once others" in refused.message
 
 
 def test_what_others_pin_is_not_promised_again():

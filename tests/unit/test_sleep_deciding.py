@@ -61,8 +61,11 @@ def marks(step):
 
 
 def decided(models, pods, demand=QUIET, seen=LONG, **others):
+    """Routers have been told of each pod for as long as it is ``seen`` to be so."""
     seen_as = {one["metadata"]["name"].replace("-", "_"): seen for one in pods}
-    return plan_step(facts(models, pods, **seen_as), context(demand=demand, **others))
+    told = {one["metadata"]["uid"]: seen.sleep_seconds or 0.0 for one in pods}
+    given = context(demand=demand, **({"told_seconds": told} | others))
+    return plan_step(facts(models, pods, **seen_as), given)
 
 
 def test_nobody_sleeps_who_was_not_made_to():
@@ -82,10 +85,22 @@ def test_an_idle_model_falls_asleep_and_its_engine_may_be_told_once_routers_are_
     assert marks(decided([of], [falling])) == {("m", "Waking")}, "it did not in time"
 
 
+@pytest.mark.parametrize("told", [{}, {"pod-m-0": 2.4}])
+def test_no_engine_is_told_before_routers_have_been(told):
+    """Routers go by the status, whose write may fail for minutes; the look was 0.5 s ago."""
+    of = sleeper("m")
+    falling = pod(of, MarkedState.FALLING_ASLEEP)
+    step = decided([of], [falling], seen=FALLING, told_seconds=told)
+    assert step.may_fall_asleep == set()
+    step = decided([of], [falling], seen=FALLING, told_seconds={"pod-m-0": 2.5})
+    assert step.may_fall_asleep == {"pod-m-0"}
+
+
 @pytest.mark.parametrize(
     "demand",
     [
         None,
+        replace(QUIET, is_complete=False),
         replace(QUIET, known_seconds=59.0),
         replace(QUIET, asked_seconds={"default/m": 59.0}),
         replace(QUIET, busy_seconds={"default/m-0": 59.0}),
@@ -126,6 +141,18 @@ def test_bytes_are_given_up_only_when_the_engine_has_confirmed():
     assert asleep.state is ReplicaState.ASLEEP
 
 
+def test_a_sidecar_that_starts_anew_wakes_nobody():
+    """Its engine sleeps on: a request that is sent to it would hang."""
+    asleep = pod(sleeper("m"), MarkedState.ASLEEP)
+    asleep["status"]["containerStatuses"] = [
+        {"name": "engine", "restartCount": 0, "state": {"running": {}}},
+        {"name": "sidecar", "restartCount": 3, "state": {"waiting": {"reason": "CrashLoop"}}},
+    ]
+    replica = read_replica(asleep)
+    assert (replica.num_restarts, replica.is_down) == (0, False)
+    assert replica.is_resting
+
+
 def test_an_engine_that_was_started_anew_is_awake_and_counts_in_full():
     of = sleeper("m")
     anew = pod(of, MarkedState.ASLEEP, restarts=0)
@@ -153,12 +180,47 @@ def test_one_that_somebody_else_woke_is_counted_at_once():
     assert marks(decided([of], [asleep], sights=sights)) == {("m", "Waking")}
 
 
+def test_one_that_is_marked_awake_and_sleeps_is_woken():
+    """It was told to fall asleep, did not in time, and has done it since: requests would hang."""
+    of = sleeper("m")
+    awake = pod(of, MarkedState.AWAKE)
+    mark = read_replica(awake).sleep_mark
+    asked = replace(QUIET, asked_seconds={"default/m": 1.0})
+    sights = {"pod-m-0": EngineSight(mark=mark, is_sleeping=True)}
+    assert marks(decided([of], [awake], asked, sights=sights)) == {("m", "Waking")}
+    sights = {"pod-m-0": EngineSight(mark=mark, is_sleeping=False)}
+    assert marks(decided([of], [awake], asked, sights=sights)) == set()
+
+
 WAITS = replace(QUIET, waiting_seconds={"default/m": 2.0})
 
 
 def test_a_request_that_waits_wakes_it_where_there_is_room():
     of = sleeper("m")
     assert marks(decided([of], [pod(of, MarkedState.ASLEEP)], WAITS)) == {("m", "Waking")}
+
+
+def test_a_router_that_does_not_answer_keeps_nobody_asleep_who_is_asked_for():
+    """Its node may be gone for hours. Nobody is put to sleep meanwhile: it may be at work there."""
+    of = sleeper("m")
+    silent = replace(WAITS, is_complete=False)
+    assert marks(decided([of], [pod(of, MarkedState.ASLEEP)], silent)) == {("m", "Waking")}
+    m, n, pods = pair()
+    step = decided([m, n], pods, silent)
+    assert marks(step) == set()
+    assert step.outcomes["default/m"].sleep_waits == (
+        "waits for 26.5 GiB on a/GPU-a-0: default/n may be busy: a router does not answer"
+    )
+
+
+def test_a_wake_that_waits_for_one_that_starts_says_so():
+    """Nobody is awake there who could be put to sleep for it."""
+    m, n, pods = pair()
+    pods[1]["status"]["conditions"][0]["status"] = "False"
+    step = decided([m, n], pods, WAITS)
+    assert step.outcomes["default/m"].sleep_waits == (
+        "waits for 26.5 GiB on a/GPU-a-0: default/n is on the way to serve"
+    )
 
 
 def test_a_request_that_was_refused_wakes_it_too_and_one_of_long_ago_does_not():
@@ -265,6 +327,17 @@ def test_a_new_replica_that_may_sleep_has_the_idle_one_make_room():
     asleep = pod(n, MarkedState.ASLEEP, room_for="default/m")
     step = decided([n, m], [asleep])
     assert [type(one) for one in step.actions] == [Create]
+
+
+def test_a_new_replica_that_no_sleep_helps_is_looked_at_once_however_many_could_sleep():
+    """61.8 GiB beside 23.6 that never sleep, of 79.2. A look explains itself, over all nodes."""
+    m, n = sleeper("m", concurrency=4), sleeper("n", concurrency=4)
+    fixed, new = deployment("fixed", uid="u9", concurrency=4), sleeper("new", concurrency=38)
+    recent = replace(QUIET, asked_seconds={"default/m": 5.0, "default/n": 5.0})
+    step = decided([m, n, fixed, new], [pod(m), pod(n), pod_of(fixed)], recent)
+    assert step.actions == []
+    assert step.outcomes["default/new"].refused[0].reason.value == "InsufficientHBM"
+    assert step.num_explained == 2
 
 
 def test_one_that_never_sleeps_does_not_get_a_sleepers_room():
@@ -412,23 +485,36 @@ def test_a_router_that_began_anew_or_came_later_has_counted_from_nothing():
     assert log.demand(1.0).asked_seconds == {"ns/m": 0.0, "ns/n": 0.0}
 
 
-def test_nobody_knows_while_a_router_does_not_answer_or_does_not_count():
+def test_nobody_is_known_to_be_idle_while_a_router_does_not_answer_or_does_not_count():
     log = DemandLog()
+    assert log.demand(0.0) is None
     looked(log, 0.0, {"r": {}})
-    assert log.demand(9.0).known_seconds == 9.0
+    assert (log.demand(9.0).is_complete, log.demand(9.0).known_seconds) == (True, 9.0)
     looked(log, 10.0, {"r": {}, "old": None})
-    assert log.demand(10.0) is None
-    looked(log, 11.0, {"r": {}}, is_known=False)
-    assert log.demand(11.0) is None
+    assert (log.demand(10.0).is_complete, log.demand(10.0).known_seconds) == (False, 0.0)
+    looked(log, 11.0, {"r": {}}, waiting={"ns/n": 1}, is_known=False)
+    assert not log.demand(11.0).is_complete
+    assert log.demand(11.0).waiting_seconds == {"ns/n": 0.0}
     looked(log, 12.0, {"r": {"ns/m": 1}})
     demand = log.demand(13.0)
-    assert (demand.known_seconds, demand.asked_seconds) == (1.0, {"ns/m": 1.0})
+    assert demand.is_complete
+    assert (demand.known_seconds, demand.asked_seconds) == (1.0, {"ns/m": 1.0, "ns/n": 2.0})
+
+
+def test_a_router_that_does_not_answer_a_new_operator_at_once_has_been_asked_nothing_new():
+    """It has counted for weeks: else every model that it ever served would be woken."""
+    log = DemandLog()
+    looked(log, 0.0, {"r": {"ns/m": 5}}, is_known=False)
+    looked(log, 1.0, {"r": {"ns/m": 5}, "s": {"ns/m": 7, "ns/n": 9}})
+    assert log.demand(1.0).asked_seconds == {}
+    looked(log, 2.0, {"r": {"ns/m": 5}, "s": {"ns/m": 8, "ns/n": 9}})
+    assert log.demand(2.0).asked_seconds == {"ns/m": 0.0}
 
 
 def test_no_router_at_all_is_nobody_who_knows():
     log = DemandLog()
     looked(log, 0.0, {}, is_known=False)
-    assert log.demand(0.0) is None
+    assert not log.demand(0.0).is_complete
 
 
 def test_what_waits_and_what_is_at_a_replica_is_asked_for_now():

@@ -97,6 +97,29 @@ def test_nothing_falls_asleep_while_a_router_does_not_answer():
     assert it.state(A) is SleepState.ASLEEP
 
 
+def test_a_router_that_does_not_answer_keeps_no_request_of_others_waiting():
+    """The world's router holds it and shows that; another one, of a node that is lost, does not."""
+    it = world(30)
+    it.run(AFTER_SECONDS + 20)
+    assert it.state(A) is SleepState.ASLEEP
+    it.routers_answer = False
+    it.ask(A)
+    it.run(15)
+    assert not it.held[A]
+
+
+def test_an_operator_that_begins_while_a_router_does_not_answer_wakes_nobody():
+    it = world(30, 30)
+    it.ask(A)
+    it.run(AFTER_SECONDS + 20)
+    it.routers_answer = False
+    it.restart_operator()
+    it.run(5)
+    it.routers_answer = True
+    it.run(20)
+    assert awake(it) == []
+
+
 def test_a_request_that_comes_while_it_falls_asleep_is_served():
     it = world(30)
     it.run(AFTER_SECONDS - 1)

@@ -1,5 +1,6 @@
 """Engines are told by real calls: the simulated vLLM behind a socket, and the operator's keeper."""
 
+import asyncio
 import contextlib
 from dataclasses import replace
 
@@ -11,7 +12,12 @@ from engine_rig import engine
 from memroute_operator.adapters.caller import open_caller
 from memroute_operator.replicas.reading import read_replica
 from memroute_operator.sleeping import calls
-from memroute_operator.sleeping.keeper import REFUSED_SECONDS, SETTLED_SECONDS, SleepKeeper
+from memroute_operator.sleeping.keeper import (
+    REFUSED_SECONDS,
+    SETTLED_SECONDS,
+    SleepKeeper,
+    told_to_routers,
+)
 from memroute_operator.sleeping.mark import ANNOTATION_SLEEP, MarkedState, mark_now
 from planned_objects import NOW, pod_of
 from sleeping_world import sleeper
@@ -92,7 +98,63 @@ async def test_who_takes_over_finds_what_was_done_already(tmp_path, monkeypatch)
         falling = marked(MarkedState.FALLING_ASLEEP)
         keeper.want([falling], ())
         await keeper.round()
+        assert keeper.sights[falling.uid].is_sleeping is None, "whether it is done is not known"
+        keeper.want([falling], {falling.uid})
+        await keeper.round()
         assert keeper.sights[falling.uid].is_sleeping
+
+
+async def test_an_engine_that_takes_nothing_new_and_has_its_memory_is_not_asleep_yet(monkeypatch):
+    """VLLM says that it sleeps from the call on, and frees its memory after the last answer."""
+    done, told, app = asyncio.Event(), [], web.Application()
+
+    async def sleep(request):
+        told.append(request.query["mode"])
+        await done.wait()
+        return web.Response()
+
+    app.router.add_get("/is_sleeping", answers({"is_sleeping": True}))
+    app.router.add_post("/sleep", sleep)
+    async with TestServer(app) as server, open_caller() as caller:
+        monkeypatch.setattr(calls, "ENGINE_PORT", server.port)
+        keeper = SleepKeeper(caller, clock=Clock(), on_change=lambda: None, on_bug=print)
+        falling = marked(MarkedState.FALLING_ASLEEP)
+        keeper.want([falling], {falling.uid})
+        looking = asyncio.create_task(keeper.round())
+        while not told:
+            await asyncio.sleep(0)
+        assert keeper.sights[falling.uid].is_sleeping is None
+        assert keeper.sights[falling.uid].is_told
+        done.set()
+        await looking
+        assert keeper.sights[falling.uid].is_sleeping
+
+
+def test_for_how_long_routers_have_been_told_is_counted_from_the_first_step_that_saw_it():
+    clock = Clock()
+    keeper = SleepKeeper(None, clock=clock, on_change=print, on_bug=print)
+    falling = marked(MarkedState.FALLING_ASLEEP)
+    keeper.want([falling], (), ())
+    assert keeper.told_seconds() == {}
+    of = sleeper("m")
+    of.obj["status"] = {
+        "observedGeneration": 1,
+        "routing": {
+            "observedGeneration": 1,
+            "replicas": [
+                {"servedName": "m", "sleep": "FallingAsleep", "pods": {"m-0": falling.uid}},
+                {"servedName": "m", "pods": {"m-1": "awake"}},
+            ],
+        },
+    }
+    told = told_to_routers([of, sleeper("n")])
+    assert told == {falling.uid}
+    keeper.want([falling], (), told)
+    clock.now += 3.0
+    keeper.want([falling], (), told)
+    assert keeper.told_seconds() == {falling.uid: 3.0}
+    keeper.want([falling], (), ())
+    assert keeper.told_seconds() == {}
 
 
 async def test_one_that_is_awake_already_is_not_told_to_wake(tmp_path, monkeypatch):
@@ -169,12 +231,30 @@ async def test_an_engine_that_does_not_answer_is_a_trouble_and_no_exception(monk
         assert keeper.sights[waking.uid].trouble
 
 
-async def test_those_that_are_awake_that_end_or_were_started_anew_are_not_asked(
+async def test_those_that_never_slept_that_end_or_were_started_anew_are_not_asked(
     monkeypatch, tmp_path
 ):
     async with kept(tmp_path, monkeypatch, SLEEPY) as (keeper, _, _client):
         anew = marked(MarkedState.ASLEEP, restarts=7)
         down = replace(marked(MarkedState.WAKING), is_down=True)
-        keeper.want([marked(None), anew, marked(MarkedState.AWAKE), down], ())
+        keeper.want([marked(None), anew, down], ())
         await keeper.round()
         assert keeper.sights == {}
+
+
+async def test_one_that_is_marked_awake_is_asked_now_and_then(monkeypatch, tmp_path):
+    """What it was told long ago may have come true since. That it does not answer is no trouble."""
+    async with kept(tmp_path, monkeypatch, SLEEPY) as (keeper, clock, client):
+        awake = marked(MarkedState.AWAKE)
+        keeper.want([awake], ())
+        await keeper.round()
+        assert keeper.sights[awake.uid].is_sleeping is False
+        await client.post("/sleep?level=1&mode=wait")
+        clock.now += SETTLED_SECONDS
+        await keeper.round()
+        assert keeper.sights[awake.uid].is_sleeping
+        await client.close()
+        clock.now += SETTLED_SECONDS
+        await keeper.round()
+        sight = keeper.sights[awake.uid]
+        assert (sight.is_sleeping, sight.trouble) == (None, None)

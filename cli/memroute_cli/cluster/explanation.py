@@ -23,6 +23,7 @@ MAX_NODES = 12
 TOLD_CONDITIONS = (
     "Stalled", "Degraded", "Paused", "Overbooked", "FootprintDrift", "DeviceMetricsStale",
     "TargetsUnmet", "TemplateOutdated", "PolicyUnknown", "Asleep", "SleepFailing",
+    "GatewayNotReady",
 )  # fmt: skip
 
 

@@ -231,10 +231,15 @@ def _devices_unknown(
 def _host_memory_short(ledger: Ledger, nodes: list[Node], replica: WantedReplica) -> Refused:
     """The refusal of a replica that devices have room for, and no node's own memory."""
     need, memory = replica.host_bytes, ledger.node_memory
-    known = [(free, one) for one in nodes if (free := memory.free_bytes(one.name)) is not None]
+    # Of a node that has enough of it, devices are what is short.
+    known = [
+        (free, one)
+        for one in nodes
+        if (free := memory.free_bytes(one.name)) is not None and free < need
+    ]
     free, node = max(known, key=lambda item: (item[0], item[1].name))
     size = node.host_bytes or 0
-    ever = any((one.host_bytes or 0) >= need for _, one in known)
+    ever = any((one.host_bytes or 0) >= need for one in nodes)
     asked = f" (by {', '.join(replica.host_fields)})" if replica.host_fields else ""
     return Refused(
         key=replica.key,

@@ -167,6 +167,8 @@ class Ledger:
         self.node_memory.count_way(way, sign)
         for uuid, size in way.added_bytes.items():
             self._count_bytes(claim, uuid, size * sign)
+        for uuid, size in way.called_back_bytes.items():
+            self._sleepers.call_back(uuid, size * sign)
         if way.added_devices:
             key = self.key_of(claim)
             self._num_exclusive[key] = self._num_exclusive.get(key, 0) + way.added_devices * sign
@@ -334,10 +336,6 @@ class Ledger:
     def lent_bytes(self, device: Device) -> int:
         """Of ``reserved_bytes``, what replicas that sleep lend to others that may."""
         return self._sleepers.lent_bytes(device.uuid or "")
-
-    def num_asleep(self, device: Device) -> int:
-        """Replicas that sleep on a shared device."""
-        return self._sleepers.num_asleep(device.uuid or "")
 
     def wakeable_bytes(self, device: Device) -> int:
         """Bytes that a replica that wakes can count on, beyond what it keeps while it sleeps.

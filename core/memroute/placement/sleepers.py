@@ -9,6 +9,7 @@ one wakes     others + sum(rest) + max(size - rest)     must fit, so that each o
 """
 
 from memroute.placement.inventory import Reservation
+from memroute.placement.ways import still_lent
 
 
 class Sleepers:
@@ -18,7 +19,6 @@ class Sleepers:
         self._on_device: dict[str, dict[str, tuple[int, int]]] = {}
         """Device → pod → its bytes there, and those that it keeps while it sleeps."""
         self._lent: dict[str, int] = {}
-        self._asleep: dict[str, int] = {}
 
     def count(self, reservation: Reservation, predecessor: Reservation | None, sign: int) -> None:
         """Add (1) or take away (-1) a promise; ``predecessor``: whose claim it is, if it is one."""
@@ -35,22 +35,18 @@ class Sleepers:
             else:
                 there.pop(reservation.owner, None)
             self._lend(uuid, reservation.lent_on(uuid) * sign)
-            if reservation.sleep.is_asleep:
-                self._asleep[uuid] = self._asleep.get(uuid, 0) + sign
 
     def _count_claim(self, claim: Reservation, predecessor: Reservation, sign: int) -> None:
-        """A successor starts awake: what its sleeping predecessor lends of its room is called back.
-
-        The two are never there at once, so the larger counts: of what is promised, and of what is
-        in use.
-        """
+        """A successor starts awake: what a sleeping predecessor lends there is called back."""
         for uuid, size in claim.device_bytes.items():
             lent = predecessor.lent_on(uuid)
-            if not lent:
-                continue
-            held = predecessor.device_bytes[uuid]
-            left = max(held, size) - max(held - lent, size)
-            self._lend(uuid, (left - lent) * sign)
+            if lent:
+                left = still_lent(predecessor.device_bytes[uuid], lent, size)
+                self.call_back(uuid, (lent - left) * sign)
+
+    def call_back(self, uuid: str, num_bytes: int) -> None:
+        """So many bytes of a device are lent no more; below 0: they are lent again."""
+        self._lend(uuid, -num_bytes)
 
     def _lend(self, uuid: str, num_bytes: int) -> None:
         self._lent[uuid] = self._lent.get(uuid, 0) + num_bytes
@@ -58,10 +54,6 @@ class Sleepers:
     def lent_bytes(self, uuid: str) -> int:
         """Bytes of a device that are promised to replicas that sleep, and that those do not use."""
         return self._lent.get(uuid, 0)
-
-    def num_asleep(self, uuid: str) -> int:
-        """Replicas that sleep there."""
-        return self._asleep.get(uuid, 0)
 
     def spare_when_one_wakes(self, uuid: str) -> int:
         """Bytes of sleepers' promises that are not needed while only the largest of them is awake.

@@ -25,6 +25,18 @@ class Way:
     """The same of its node's memory."""
     added_to_namespace: int
     """In bytes, what its namespace holds more beside those of them that are of it."""
+    called_back_bytes: dict[str, int]
+    """By device, what those of the pods that sleep lend no more: the claim needs it."""
+
+
+def still_lent(held_bytes: int, lent_bytes: int, claimed_bytes: int) -> int:
+    """Of what pods lend of a device, the bytes that a claim on their room leaves lent.
+
+    Those pods and the claim's replica are never there at once, so the larger counts: of what is
+    promised, and of what is in use.
+    """
+    promised = max(held_bytes, claimed_bytes)
+    return promised - max(held_bytes - lent_bytes, claimed_bytes)
 
 
 def weigh_way(
@@ -34,9 +46,10 @@ def weigh_way(
 
     ``num_held``: whole devices of the claim's kind that those hold.
     """
-    held = Counter[str]()
+    held, lent = Counter[str](), Counter[str]()
     for victim in known:
         held.update(victim.device_bytes)
+        lent.update({uuid: victim.lent_on(uuid) for uuid in victim.device_bytes})
     own = sum(one.total_bytes for one in known if one.namespace == claim.namespace)
     return Way(
         claim=claim,
@@ -47,4 +60,9 @@ def weigh_way(
             0, claim.host_bytes - sum(one.host_bytes for one in known if one.node == claim.node)
         ),
         added_to_namespace=max(0, claim.total_bytes - own),
+        called_back_bytes={
+            uuid: lent[uuid] - still_lent(held[uuid], lent[uuid], size)
+            for uuid, size in claim.device_bytes.items()
+            if lent[uuid]
+        },
     )

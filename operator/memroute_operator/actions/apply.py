@@ -190,11 +190,16 @@ class Applier:
         mark = mark_now(
             action.state, datetime.now(UTC), replica.num_restarts, action.makes_room_for
         )
+        # As it was seen: a mark that was not answered may come through later than one that was
+        # written after it, and "asleep" would lend the bytes of an engine that has been woken.
+        seen = {
+            "uid": replica.uid, "resourceVersion": replica.obj["metadata"]["resourceVersion"],
+        }  # fmt: skip
         patched = await self._client.patch(
             PODS,
             replica.namespace,
             replica.pod_name,
-            {"metadata": {"uid": replica.uid, "annotations": {ANNOTATION_SLEEP: mark.text()}}},
+            {"metadata": seen | {"annotations": {ANNOTATION_SLEEP: mark.text()}}},
         )
         self._take(patched)
         LOGGER.info("replica sleep=%s pod=%s why=%r", action.state.value, replica.key, action.why)

@@ -7,6 +7,7 @@ from memroute.catalog import accelerator_for_product
 from memroute.hierarchy import HostLink, host_link_of, host_link_of_text
 from memroute.placement import Placed
 from memroute_kube.shapes import listed, mapping
+from memroute_operator.engines.vllm_arguments import Flag, parse_arguments
 
 
 def host_link_on(placed: Placed) -> HostLink | None:
@@ -26,13 +27,14 @@ def said_twice(
 ) -> str | None:
     """Why a field cannot stand beside one of those flags in ``engine.args``; None without one.
 
-    Abbreviations, underscores and the parts of a dotted flag are the engine's own ways to write it.
+    Read as vLLM reads them: abbreviations, underscores and the parts of a dotted flag are its own
+    ways to write one, and the last one counts.
     """
-    for word in listed(mapping(spec.get("engine")).get("args")):
-        name = str(word).partition("=")[0].replace("_", "-").partition(".")[0]
-        if name in flags:
+    words = [str(word) for word in listed(mapping(spec.get("engine")).get("args"))]
+    for one in parse_arguments(words):
+        if isinstance(one, Flag) and one.name.partition(".")[0] in flags:
             return (
-                f"spec.{field} and {word!s:.80} in engine.args both say {what}: leave one of "
-                f"them out"
+                f"spec.{field} and {one.written:.80} in engine.args both say {what}: leave one "
+                f"of them out"
             )
     return None

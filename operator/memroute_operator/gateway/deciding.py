@@ -27,7 +27,7 @@ from memroute_kube.gateway import (
 )
 from memroute_kube.resources import object_key
 from memroute_kube.shapes import listed, mapping
-from memroute_operator.gateway.differences import is_as_wanted
+from memroute_operator.gateway.differences import app_protocols, is_as_wanted
 from memroute_operator.gateway.objects import (
     MANAGED,
     endpoint_slices,
@@ -99,6 +99,8 @@ class GatewayPlan:
     """In this order, by ``Wish.key``."""
     taken: Mapping[str, str]
     """Why nothing is written for a pool: a sentence, by ``Wish.key``."""
+    wishes: Mapping[str, Wish]
+    """What each pool needs, by ``Wish.key``."""
 
 
 def failure_mode(deployment: Deployment) -> str | None:
@@ -160,10 +162,10 @@ def plan_gateway(
     ]
     changes: dict[str, list[Change]] = {}
     taken: dict[str, str] = {}
-    wanted: set[tuple[str, str]] = set()
+    wanted: set[tuple[str, str, str]] = set()
     for wish in wishes:
         for resource, body in _bodies(wish):
-            wanted.add((resource.plural, object_key(body)))
+            wanted.add((resource.plural, object_key(body), wish.uid))
         why = _taken(wish, existing)
         if why is not None:
             taken[wish.key] = why
@@ -171,7 +173,7 @@ def plan_gateway(
             changes[wish.key] = found
     for change, uid in _unwanted(existing, wanted, keys):
         changes.setdefault(keys[uid], []).append(change)
-    return GatewayPlan(changes=changes, taken=taken)
+    return GatewayPlan(changes=changes, taken=taken, wishes={wish.key: wish for wish in wishes})
 
 
 def _of_deployments(
@@ -231,16 +233,24 @@ def _missing(wish: Wish, existing: Existing) -> list[Change]:
             changes.append(Change(verb=Verb.CREATE, resource=resource, body=body))
         elif "deletionTimestamp" in found["metadata"]:
             continue  # somebody holds it: it is made anew when it has gone
-        elif resource is SERVICES and ports_of(found) != ports_of(body):
-            # Apply leaves ports of others where they are: it is made anew.
+        elif resource is SERVICES and _must_be_made_anew(found, body):
             changes.append(Change(verb=Verb.DELETE, resource=resource, body=found))
+            changes.append(Change(verb=Verb.CREATE, resource=resource, body=body))
         elif not is_as_wanted(found, body):
             changes.append(Change(verb=Verb.APPLY, resource=resource, body=body))
     return changes
 
 
+def _must_be_made_anew(found: KubeObject, wanted: KubeObject) -> bool:
+    """Whether apply would leave what is not wanted: ports of others, and what a port spoke."""
+    if ports_of(found) != ports_of(wanted):
+        return True
+    pairs = zip(app_protocols(found), app_protocols(wanted), strict=True)
+    return any(had is not None and has is None for had, has in pairs)
+
+
 def _unwanted(
-    existing: Existing, wanted: set[tuple[str, str]], keys: Mapping[str, str]
+    existing: Existing, wanted: set[tuple[str, str, str]], keys: Mapping[str, str]
 ) -> Iterable[tuple[Change, str]]:
     """What we wrote for an owner that does not ask for it (any more), with the owner's uid.
 
@@ -248,13 +258,13 @@ def _unwanted(
     """
     for resource in (INFERENCE_POOLS, ENDPOINT_SLICES, SERVICES):
         for key, obj in _of(existing, resource).items():
-            uid = next((uid for uid in owners_of(obj) if uid in keys), None)
-            if uid is None or (resource.plural, key) in wanted:
+            owners = [uid for uid in owners_of(obj) if uid in keys]
+            if not owners or any((resource.plural, key, uid) in wanted for uid in owners):
                 continue
             if resource is INFERENCE_POOLS and not is_written_by_us(obj):
                 continue
             if "deletionTimestamp" not in obj["metadata"]:
-                yield Change(verb=Verb.DELETE, resource=resource, body=obj), uid
+                yield Change(verb=Verb.DELETE, resource=resource, body=obj), owners[0]
 
 
 def ports_of(service: KubeObject) -> list[int]:

@@ -4,15 +4,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from memroute_kube import KubeObject
-from memroute_kube.shapes import mapping
+from memroute_kube.shapes import listed, mapping
 
 # Maps of labels: one that somebody adds selects other pods, or none.
 _SELECTORS = (("spec", "selector", "matchLabels"), ("spec", "selector"))
 
 
 def is_as_wanted(found: KubeObject, wanted: KubeObject) -> bool:
-    """Whether every field of ``wanted`` is so; lists as a whole, but for what has defaults."""
-    return _holds(found, wanted) and removal(found, wanted) is None
+    """Whether every field of ``wanted`` is so; lists as a whole, but for what has defaults.
+
+    Owners that others have added are theirs. What ports speak is told by its absence, too.
+    """
+    return (
+        _holds(found, wanted)
+        and removal(found, wanted) is None
+        and app_protocols(found) == app_protocols(wanted)
+    )
+
+
+def app_protocols(obj: KubeObject) -> list[Any]:
+    """What each port of a Service or an EndpointSlice speaks; None where it does not say."""
+    ports = listed(obj.get("ports")) or listed(mapping(obj.get("spec")).get("ports"))
+    return [mapping(one).get("appProtocol") for one in ports]
 
 
 def removal(found: KubeObject, wanted: KubeObject) -> KubeObject | None:
@@ -41,7 +54,7 @@ def _at(obj: KubeObject, path: tuple[str, ...]) -> Mapping[str, Any]:
 def _holds(found: object, wanted: object) -> bool:
     if isinstance(wanted, Mapping):
         return isinstance(found, Mapping) and all(
-            key in found and _holds(found[key], value) for key, value in wanted.items()
+            key in found and _holds_field(key, found[key], value) for key, value in wanted.items()
         )
     if isinstance(wanted, list):
         return (
@@ -50,3 +63,10 @@ def _holds(found: object, wanted: object) -> bool:
             and all(_holds(one, other) for one, other in zip(found, wanted, strict=True))
         )
     return found == wanted
+
+
+def _holds_field(key: str, found: object, wanted: object) -> bool:
+    if key == "ownerReferences" and isinstance(wanted, list):
+        # Apply merges them by uid: those of others stay, whatever is applied.
+        return all(any(_holds(one, owner) for one in listed(found)) for owner in wanted)
+    return _holds(found, wanted)

@@ -10,11 +10,11 @@ every few seconds.
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from memroute_kube import ENDPOINT_SLICES, SERVICES, ApiError, KubeObject, KubernetesClient
+from memroute_kube import ENDPOINT_SLICES, SERVICES, ApiError, KubernetesClient
 from memroute_kube.client import CONFLICT, MERGE_PATCH
 from memroute_kube.following import Followed
 from memroute_kube.gateway import INFERENCE_POOLS, LABEL_PICKER_SERVICE, asks_for_picker
@@ -26,6 +26,7 @@ from memroute_operator.gateway.deciding import (
     Existing,
     GatewayPlan,
     Verb,
+    Wish,
     failure_mode,
     owners_of,
     plan_gateway,
@@ -45,6 +46,7 @@ from memroute_operator.gateway.telling import (
     pool_view,
 )
 from memroute_operator.metrics import OperatorMetrics
+from memroute_operator.readings.finding import Finder, Pods
 from memroute_operator.readings.sources import PodSelector
 from memroute_operator.spec.deployment import Deployment
 
@@ -56,6 +58,11 @@ LOOK_SECONDS = 1.0
 # Before what was refused is tried again. Unit: seconds. Source: those of actions (``carry_out``).
 FIRST_WAIT_SECONDS = 1.0
 MAX_WAIT_SECONDS = 300.0
+# Before what is as it was written is put right once more: somebody else may put it right, too, and
+# neither would ever end. Unit: seconds. Source: chosen by hand: a person who edits by hand sees it
+# within seconds, and a controller that does so costs the API server a write in five.
+FIRST_REPAIR_SECONDS = 0.25
+MAX_REPAIR_SECONDS = 5.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,7 +72,7 @@ class GatewayKeeper:
     client: KubernetesClient
     lanes: Lanes
     metrics: OperatorMetrics
-    pods: Callable[[], Iterable[KubeObject]]
+    pods: Pods
     """All pods that are known."""
     selector: PodSelector | None
     """Of the picker's pods; None: there is no picker."""
@@ -81,17 +88,30 @@ class GatewayKeeper:
     _pickers: Pickers = field(default_factory=lambda: Pickers(namespace=None, labels=None, port=0))
     _is_asked_for: bool = False
     """Whether any pool leads to the picker, or should."""
+    _find_pickers: Finder[Pickers] | None = None
+    """None: there is no picker."""
     _watches: tuple[Followed, ...] = ()
-    _plan: GatewayPlan = field(default_factory=lambda: GatewayPlan(changes={}, taken={}))
+    _plan: GatewayPlan = field(default_factory=lambda: GatewayPlan(changes={}, taken={}, wishes={}))
     _failures: Backoff[str] = field(
         default_factory=lambda: Backoff(
             first_seconds=FIRST_WAIT_SECONDS, max_seconds=MAX_WAIT_SECONDS
         )
     )
+    _repairs: Backoff[str] = field(
+        default_factory=lambda: Backoff(
+            first_seconds=FIRST_REPAIR_SECONDS, max_seconds=MAX_REPAIR_SECONDS
+        )
+    )
+    """How often the same was written again."""
+    _written: dict[str, Wish] = field(default_factory=dict)
+    """What was written last, by ``Wish.key``."""
 
     def __post_init__(self) -> None:
         """Nothing is watched before ``run``."""
         if self.selector is not None:
+            self._find_pickers = Finder(
+                self.pods, partial(find_pickers, selector=self.selector, is_tls=self.is_tls)
+            )
             follow = partial(Followed, self.client, namespaces=self.namespaces)
             self._watches = (
                 follow(INFERENCE_POOLS, on_change=self.on_change),
@@ -119,10 +139,10 @@ class GatewayKeeper:
             await asyncio.sleep(LOOK_SECONDS)
 
     def look(self) -> None:
-        """Look where the picker's pods are, while somebody asks for it: it costs a look at all."""
-        if self.selector is None or not self._is_asked_for:
+        """Look where the picker's pods are, while somebody asks for it and pods have changed."""
+        if self._find_pickers is None or not self._is_asked_for:
             return
-        found = find_pickers(self.pods(), self.selector, is_tls=self.is_tls)
+        found = self._find_pickers()
         if found != self._pickers:
             LOGGER.info("pickers addresses=%s", ",".join(found.addresses) or "none")
             self._pickers = found
@@ -138,10 +158,17 @@ class GatewayKeeper:
             self.on_bug("gateway", error)
             return
         now = self.clock()
+        wishes = self._plan.wishes
+        self._written = {key: one for key, one in self._written.items() if key in wishes}
         for key, changes in self._plan.changes.items():
-            if self._failures.waiting(key, now) is None:
-                self.lanes.start(key, partial(self._carry_out, key, changes), is_awaited=False)
+            if self._written.get(key) != wishes.get(key):
+                self._repairs.succeeded(key)
+            if self._failures.waiting(key, now) or self._repairs.waiting(key, now):
+                continue
+            work = partial(self._carry_out, key, changes, wishes.get(key))
+            self.lanes.start(key, work, is_awaited=False)
         self._failures.forget_old(now)
+        self._repairs.forget_old(now)
 
     def _planned(self, deployments: Sequence[Deployment]) -> GatewayPlan:
         pools, services, slices = (one.objects for one in self._watches)
@@ -155,8 +182,9 @@ class GatewayKeeper:
         return plan_gateway(deployments, existing, self._pickers)
 
     def next_due_seconds(self, now_seconds: float) -> float | None:
-        """When the first that was refused is tried again; None when none was."""
-        return self._failures.next_due_seconds(now_seconds)
+        """When the first that waits is tried again; None when none does."""
+        dues = [one.next_due_seconds(now_seconds) for one in (self._failures, self._repairs)]
+        return min((due for due in dues if due is not None), default=None)
 
     def view(self, deployment: Deployment) -> GatewayView:
         """What its status says of gateways."""
@@ -191,7 +219,7 @@ class GatewayKeeper:
         failure = self._failures.last(key)
         return None if failure is None else missing(failure.reason, failure.told)
 
-    async def _carry_out(self, key: str, changes: list[Change]) -> None:
+    async def _carry_out(self, key: str, changes: list[Change], wish: Wish | None) -> None:
         for change in changes:
             try:
                 await self._write(change)
@@ -201,6 +229,24 @@ class GatewayKeeper:
                 return
             LOGGER.info("%s %s %s", change.verb, change.resource.kind, change.key)
         self._failures.succeeded(key)
+        if wish is not None:
+            self._note_written(key, wish)
+
+    def _note_written(self, key: str, wish: Wish) -> None:
+        """What was written once more has been put right: the next time only after a while."""
+        if self._written.get(key) == wish:
+            repair = self._repairs.failed(
+                key,
+                reason="ChangedByOthers",
+                message="what leads gateways to the picker is not as it was written",
+                now_seconds=self.clock(),
+                chance=self.rng.random(),
+            )
+            LOGGER.info(
+                "gateway objects put right key=%s times=%d next_seconds=%.0f",
+                key, repair.count, repair.retry_seconds,
+            )  # fmt: skip
+        self._written[key] = wish
 
     async def _write(self, change: Change) -> None:
         metadata = change.body["metadata"]

@@ -96,7 +96,7 @@ def endpoint_slices(
                 },
             ),
             "addressType": family,
-            "ports": [{"name": GRPC, "port": pickers.port, "protocol": "TCP", "appProtocol": H2C}],
+            "ports": [{"name": GRPC, "port": pickers.port, "protocol": "TCP"} | _protocol(pickers)],
             "endpoints": [
                 {
                     "addresses": [address],

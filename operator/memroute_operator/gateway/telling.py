@@ -52,7 +52,8 @@ def pool_view(deployment: Deployment, pool: KubeObject | None, num_pickers: int)
     if pool is None:
         why = "the InferencePool is being written"
         return GatewayView(part=part, condition=("True", NO_GATEWAY, why))
-    parents = [told_parent(one) for one in _parents(pool)]
+    generation = mapping(pool.get("metadata")).get("generation")
+    parents = [told_parent(one, generation) for one in _parents(pool)]
     if parents:
         part["parents"] = parents[:MAX_PARENTS]
     if not num_pickers:
@@ -61,13 +62,19 @@ def pool_view(deployment: Deployment, pool: KubeObject | None, num_pickers: int)
     return GatewayView(part=part, condition=_said(deployment, parents))
 
 
-def told_parent(parent: KubeObject) -> dict[str, Any]:
-    """One gateway, and what it says: Unknown where it says nothing of this generation."""
+def told_parent(parent: KubeObject, generation: object = None) -> dict[str, Any]:
+    """One gateway, and what it says: Unknown where it says nothing of this generation.
+
+    ``generation``: of the pool; None where it is not known. Who does not say of which generation
+    it speaks is believed.
+    """
     reference = mapping(parent.get("parentRef"))
     namespace = reference.get("namespace")
     name = f"{namespace}/{reference.get('name')}" if namespace else str(reference.get("name"))
     conditions = {
-        str(one.get("type")): one for one in map(mapping, listed(parent.get("conditions")))
+        str(one.get("type")): one
+        for one in map(mapping, listed(parent.get("conditions")))
+        if not _is_older(one.get("observedGeneration"), generation)
     }
     accepted = conditions.get("Accepted", {})
     resolved = conditions.get("ResolvedRefs", {})
@@ -80,6 +87,12 @@ def told_parent(parent: KubeObject) -> dict[str, Any]:
     if bad:
         told["message"] = f"{bad.get('reason')}: {bad.get('message')}"[:_MAX_SAID]
     return told
+
+
+def _is_older(observed: object, generation: object) -> bool:
+    if not isinstance(observed, int) or not isinstance(generation, int):
+        return False
+    return observed < generation
 
 
 def _word(condition: Mapping[str, Any]) -> str:

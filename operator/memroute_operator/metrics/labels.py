@@ -26,8 +26,9 @@ STATUSES = ("0", "400", "403", "404", "409", "422", "429", "500", "503", "504")
 HUB_RESULTS = ("Read", *(reason.value for reason in HubReason))
 # Where exceptions that are bugs are held.
 PLACES = (
-    "calibrations", "events", "fleet view", "grants", "hub", "lane", "leases", "names", "plan",
-    "reconcile", "resync", "rules", "sleep", "status", "version",
+    "adapters", "calibrations", "events", "fleet view", "gateway", "grants", "hub", "lane",
+    "leases", "names", "pickers", "plan", "reconcile", "resync", "rules", "sleep", "status",
+    "version",
 )  # fmt: skip
 READINGS = ("exporter", "router", "engine", "fetcher", "resource-slices")
 # ConfigMaps of an administrator.

@@ -255,5 +255,7 @@ class PlanContext:
     """What engines that are not awake have answered, by the uid of their pod."""
     sleep_refusals: Mapping[str, str] = field(default_factory=dict)
     """Engines that have not fallen asleep of late, by the uid of their pod → why."""
+    told_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Pods that fall asleep, by uid → for how long their status has told routers so."""
     weights: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Nodes that have weights, by ``Deployment.weights_key``."""

@@ -184,17 +184,22 @@ def _state_of_start(pod: KubeObject) -> ReplicaState:
 
 
 def _containers(pod: KubeObject) -> list[dict[str, Any]]:
-    return list(pod.get("status", {}).get("containerStatuses") or ())
+    """What is told of the engine's container: a sidecar that starts anew ends no engine.
+
+    Of all of them where none is called so.
+    """
+    found = list(pod.get("status", {}).get("containerStatuses") or ())
+    return [one for one in found if one.get("name") == ENGINE_CONTAINER] or found
 
 
 def _is_down(pod: KubeObject) -> bool:
-    """Whether a container waits or has ended; a pod that says nothing is not known to be down."""
+    """Whether its engine waits or has ended; a pod that says nothing is not known to be down."""
     states = [container.get("state") or {} for container in _containers(pod)]
     return any(state.get("waiting") or state.get("terminated") for state in states)
 
 
 def _has_run(pod: KubeObject) -> bool:
-    """Whether any of its containers runs or has ended."""
+    """Whether its engine runs or has ended."""
     states = [
         container.get(name) or {}
         for container in _containers(pod)

@@ -7,7 +7,8 @@
 | awake, level 1 | ``POST /wake_up`` |
 | awake, level 2 | ``/wake_up?tags=weights``, ``/collective_rpc`` ``reload_weights``, ``/wake_up?tags=kv_cache`` |
 
-What counts is what ``/is_sleeping`` says afterwards. An engine without ``--enable-sleep-mode`` says
+What counts is what ``/is_sleeping`` says once such a call has been answered: before, an engine says
+that it sleeps as soon as it takes nothing new, with all of its memory. An engine without ``--enable-sleep-mode`` says
 that it sleeps and keeps its bytes (vLLM 0.32): the flag is memroute's own, and what a reading shows
 beyond its rest counts as of others. One whose memory was loaded anew at level 2 says that it
 sleeps until its KV cache is back, so a wake that broke off half-way is begun again from the start.

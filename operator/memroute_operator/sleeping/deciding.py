@@ -57,7 +57,10 @@ class Sleeps:
     ) -> None:
         """``going``: pods that leave. ``refused``: replicas that may sleep and found no place."""
         self._context, self._solver, self._step = context, solver, step
-        self._demand = context.demand
+        self._shown = context.demand
+        """What those routers have shown that answer: it wakes, and puts nobody to sleep."""
+        is_complete = context.demand is not None and context.demand.is_complete
+        self._demand = context.demand if is_complete else None
         self._replicas = [one for one in facts.replicas if one.may_sleep]
         self._starting = {
             uuid for one in facts.replicas if one.is_starting for uuid in one.device_bytes
@@ -94,8 +97,6 @@ class Sleeps:
                 if replica.sleep_mark is not None and replica.may_sleep:
                     self._settle(model, replica)
         self._keep_for_newcomers()
-        if self._demand is None:
-            return
         for model in self._by_need():
             self._wake(model)
         for missing in self._refused.values():
@@ -134,6 +135,9 @@ class Sleeps:
                 self._due(TIMER_SECONDS)
                 if is_awake:
                     self._mark(replica, MarkedState.AWAKE, "its engine is awake")
+            case None if sight is not None and sight.is_sleeping:
+                # It was told long ago and has done it now, or somebody else has told it.
+                self._mark(replica, MarkedState.WAKING, "its engine says that it sleeps")
 
     def _sight_of(self, model: Model, replica: Replica) -> EngineSight | None:
         """What its engine has answered since this was written; None where it has not."""
@@ -157,7 +161,7 @@ class Sleeps:
             return  # it finishes that first
         if why is not None:
             self._mark(replica, MarkedState.WAKING, why)
-        elif self._is_quiet(replica, seconds):
+        elif self._is_quiet(replica):
             self._step.may_fall_asleep.add(replica.uid)
 
     def _why_woken(self, model: Model, replica: Replica, seconds: float) -> str | None:
@@ -185,12 +189,15 @@ class Sleeps:
         model = self._models.get(key)
         return model is not None and bool(model.asleep) and model.is_wanted(self._demand)
 
-    def _is_quiet(self, replica: Replica, seconds: float) -> bool:
-        """Whether every router has nothing in flight at it, by a look from after it was told."""
-        demand = self._demand
-        if demand is None:
+    def _is_quiet(self, replica: Replica) -> bool:
+        """Whether every router has nothing in flight at it, by a look from after they were told.
+
+        They are told by the status, which may be written long after the mark, or never.
+        """
+        demand, told_seconds = self._demand, self._context.told_seconds.get(replica.uid)
+        if demand is None or told_seconds is None:
             return False
-        is_recent = seconds - demand.read_seconds >= DRAIN_NOTICE_SECONDS
+        is_recent = told_seconds - demand.read_seconds >= DRAIN_NOTICE_SECONDS
         return is_recent and not demand.in_flight.get(replica.key, 0)
 
     def _keep_for_newcomers(self) -> None:
@@ -207,7 +214,7 @@ class Sleeps:
 
     def _by_need(self) -> list[Model]:
         """Those that are asked for while they sleep: by priority, then the longest wait."""
-        demand = self._demand
+        demand = self._shown
         if demand is None:
             return []
         wanted = [one for one in self._models.values() if one.asleep and one.is_wanted(demand)]
@@ -251,32 +258,46 @@ class Sleeps:
     def _candidates(
         self, key: str, priority: int, replica: Replica | None = None
     ) -> list[Candidate]:
-        """Other models that are awake where it sleeps, and why each of them stays so."""
+        """Other models that have room where it sleeps, and why each of them keeps it."""
         demand = self._demand
-        if demand is None:
-            return []
         found = []
         for other in self._models.values():
             awake = [one for one in other.awake if one.uid not in self._marked]
             if replica is not None:
                 there = replica.device_bytes.keys()
                 awake = [one for one in awake if there & one.device_bytes.keys()]
-            if other.key == key or not awake:
+            if other.key == key:
+                continue
+            if not awake:
+                if replica is not None and self._is_on_the_way(other, replica):
+                    why = "is on the way to serve"
+                    found.append(Candidate(model=other, idle_seconds=0.0, why_not=why))
                 continue
             found.append(
                 Candidate(
                     model=other,
-                    idle_seconds=other.idle_seconds(demand),
+                    idle_seconds=0.0 if demand is None else other.idle_seconds(demand),
                     why_not=self._why_not(other, priority),
                 )
             )
         return found
 
+    def _is_on_the_way(self, other: Model, replica: Replica) -> bool:
+        """Whether a replica of it has room on those devices, and neither serves nor gives it up."""
+        return any(
+            one.uid not in self._marked
+            and not one.is_resting
+            and one.sleep_state is not SleepState.FALLING_ASLEEP
+            and not one.device_bytes.keys().isdisjoint(replica.device_bytes)
+            for one in other.replicas
+        )
+
     def _why_not(self, other: Model, priority: int) -> str | None:
         """Why a model that is awake is not put to sleep for one of that priority."""
         demand = self._demand
         reasons = (
-            (demand is None or other.is_busy(demand), "is busy there"),
+            (demand is None, "may be busy: a router does not answer"),
+            (demand is not None and other.is_busy(demand), "is busy there"),
             (other.mode is None or other.deployment.paused, "is not to sleep"),
             (other.priority > priority, "has a higher priority"),
             (other.woke_lately, "woke a moment ago"),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import NoReturn, assert_never
 
+from memroute_kube.routing import read_routing_status
 from memroute_kube.shapes import mapping
 from memroute_kube.sleeping import SleepState
 from memroute_operator.adapters.caller import Caller
@@ -20,6 +21,7 @@ from memroute_operator.replicas.replica import Replica
 from memroute_operator.sleeping.calls import Engine, fall_asleep, is_sleeping, wake
 from memroute_operator.sleeping.mark import SleepMark
 from memroute_operator.sleeping.sight import EngineSight
+from memroute_operator.spec.deployment import Deployment
 from memroute_operator.turns import Turns, look_forever
 
 LOGGER = logging.getLogger(__name__)
@@ -42,7 +44,8 @@ class Target:
     uid: str
     engine: Engine
     mark: SleepMark
-    state: SleepState
+    state: SleepState | None
+    """None: it is awake, and has been on the way to sleep before."""
     may_fall_asleep: bool
 
     @property
@@ -76,21 +79,35 @@ class SleepKeeper:
         self.sights: dict[str, EngineSight] = {}
         """What engines were last seen to do, by the uid of their pod."""
         self._refusals: dict[str, tuple[str, float]] = {}
+        self._told_at: dict[str, float] = {}
+        """Since when statuses tell routers that a pod falls asleep, by its uid."""
         self.wake_seconds: dict[str, float] = {}
         """How long the last wake of each engine took, by the uid of its pod."""
 
-    def want(self, replicas: Iterable[Replica], may_fall_asleep: Collection[str]) -> None:
-        """The replicas of the last step. ``may_fall_asleep``: those that are quiet, by uid."""
+    def want(
+        self,
+        replicas: Iterable[Replica],
+        may_fall_asleep: Collection[str],
+        told: Collection[str] = (),
+    ) -> None:
+        """The replicas of the last step. ``may_fall_asleep``: those that are quiet, by uid.
+
+        ``told``: those that fall asleep by the statuses that routers see.
+        """
         targets: dict[str, Target] = {}
         present: set[str] = set()
+        falling: set[str] = set()
         for one in replicas:
             if not one.may_sleep:
                 continue
             present.add(one.uid)
+            if one.sleep_state is SleepState.FALLING_ASLEEP:
+                falling.add(one.uid)
             target = _target(one, may_fall_asleep)
             if target is not None:
                 targets[one.uid] = target
         now = self._clock()
+        self._told_at = {uid: self._told_at.get(uid, now) for uid in falling.intersection(told)}
         due = {}
         for uid, target in targets.items():
             before = self._due.get(uid)
@@ -107,10 +124,16 @@ class SleepKeeper:
         now = self._clock()
         return {uid: why for uid, (why, at) in self._refusals.items() if now - at < REFUSED_SECONDS}
 
+    def told_seconds(self) -> dict[str, float]:
+        """For how long statuses have told routers of those that fall asleep, by uid."""
+        now = self._clock()
+        return {uid: now - at for uid, at in self._told_at.items()}
+
     def forget(self) -> None:
         """Begin anew: what was seen in an earlier term may be so no more."""
         self._due.clear()
         self._targets.clear()
+        self._told_at.clear()
         self.sights.clear()
 
     async def run(self, is_leading: Callable[[], bool]) -> NoReturn:
@@ -148,9 +171,11 @@ class SleepKeeper:
         """Ask one engine where it stands, and tell it what is missing."""
         said = await is_sleeping(self._caller, target.engine)
         if isinstance(said, str):
-            return EngineSight(mark=target.mark, trouble=said)
+            # One that is awake serves, or does not: its probes tell.
+            trouble = None if target.state is None else said
+            return EngineSight(mark=target.mark, trouble=trouble)
         match target.state:
-            case SleepState.ASLEEP:
+            case None | SleepState.ASLEEP:
                 return EngineSight(mark=target.mark, is_sleeping=said)
             case SleepState.FALLING_ASLEEP:
                 return await self._fall_asleep(target, is_asleep=said)
@@ -160,8 +185,13 @@ class SleepKeeper:
                 assert_never(target.state)
 
     async def _fall_asleep(self, target: Target, *, is_asleep: bool) -> EngineSight:
-        sight = EngineSight(mark=target.mark, is_sleeping=is_asleep)
-        if is_asleep or not target.may_fall_asleep:
+        """Tell it, though it says that it sleeps: it may have been told by an operator before.
+
+        With ``mode=wait`` an engine says so from the first moment on, and frees its memory once
+        it has finished what it has begun; told twice, it answers when that is done.
+        """
+        sight = EngineSight(mark=target.mark, is_sleeping=None if is_asleep else False)
+        if not target.may_fall_asleep:
             return sight
         # Seen by the next step at once: one that has been told finishes that first.
         self.sights[target.uid] = replace(sight, is_told=True)
@@ -183,20 +213,38 @@ class SleepKeeper:
         self.wake_seconds[target.uid] = seconds
         self._on_woken(seconds)
         LOGGER.info("engine woken pod=%s seconds=%.2f", target.engine.pod, seconds)
-        return EngineSight(mark=target.mark, is_sleeping=False, wake_seconds=seconds)
+        return EngineSight(mark=target.mark, is_sleeping=False)
 
 
 def _pause(target: Target, sight: EngineSight) -> float:
     if sight.trouble is not None:
         return TROUBLED_SECONDS
-    return SETTLED_SECONDS if target.state is SleepState.ASLEEP else BUSY_SECONDS
+    is_settled = target.state in (None, SleepState.ASLEEP)
+    return SETTLED_SECONDS if is_settled else BUSY_SECONDS
+
+
+def told_to_routers(deployments: Iterable[Deployment]) -> frozenset[str]:
+    """Pods by uid of which the statuses say that they fall asleep: what routers go by."""
+    statuses = (read_routing_status(one.obj) for one in deployments)
+    return frozenset(
+        uid
+        for status in statuses
+        if status is not None
+        for uid, one in status.replicas.items()
+        if one.sleep is SleepState.FALLING_ASLEEP
+    )
 
 
 def _target(replica: Replica, may_fall_asleep: Collection[str]) -> Target | None:
-    """One that is not awake, as it is to be told; None for one that cannot be, or ends."""
+    """One that has a mark, as it is to be told; None for one that cannot be, or ends.
+
+    One that is awake is asked too, now and then: what it was told may have come true since.
+    """
     address = mapping(replica.obj.get("status")).get("podIP")
     state, mark, level = replica.sleep_state, replica.sleep_mark, replica.sleep_level
-    if state is None or mark is None or level is None or not isinstance(address, str):
+    if mark is None or level is None or not isinstance(address, str):
+        return None
+    if mark.restarts != replica.num_restarts:
         return None
     if replica.is_terminating or replica.is_terminal or replica.is_down:
         return None

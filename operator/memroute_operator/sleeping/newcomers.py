@@ -15,7 +15,7 @@ def room_for_newcomer(
     wanted: WantedReplica, solver: Solver, candidates: Sequence[Candidate]
 ) -> tuple[Model, ...]:
     """The models that are to sleep, idle for longest first; empty where that would not help."""
-    if wanted.rest_bytes is None:
+    if wanted.rest_bytes is None or not _helps(wanted, solver, candidates):
         return ()
     asleep: list[str] = []
     chosen: list[Model] = []
@@ -35,6 +35,19 @@ def room_for_newcomer(
     return tuple(
         model for model in chosen if any(where & one.device_bytes.keys() for one in model.awake)
     )
+
+
+def _helps(wanted: WantedReplica, solver: Solver, candidates: Sequence[Candidate]) -> bool:
+    """Whether it would find a place if all of them slept: one look, where one by one takes many."""
+    keys = [replica.key for one in candidates for replica in one.model.awake]
+    if not keys:
+        return False
+    for key in keys:
+        solver.change_sleep(key, is_asleep=True)
+    fits = isinstance(solver.look(wanted), Placed)
+    for key in keys:
+        solver.change_sleep(key, is_asleep=False)
+    return fits
 
 
 def _devices_of(solver: Solver, wanted: WantedReplica) -> frozenset[str]:

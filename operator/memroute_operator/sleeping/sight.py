@@ -19,5 +19,3 @@ class EngineSight:
     """Whether it does not fall asleep though it was told to."""
     trouble: str | None = None
     """What is in the way, as a sentence."""
-    wake_seconds: float | None = None
-    """How long its wake took, once it has."""

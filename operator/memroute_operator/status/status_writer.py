@@ -17,6 +17,7 @@ from typing import Any
 
 from memroute_kube import MODEL_DEPLOYMENTS, ApiError, KubernetesClient
 from memroute_kube.client import NOT_FOUND
+from memroute_kube.sleeping import SleepState
 from memroute_operator.adapters.events import adapter_events
 from memroute_operator.spec.deployment import Deployment
 from memroute_operator.status.events import EventWriter
@@ -38,6 +39,8 @@ _MEASURED = re.compile(
 TOLD_KINDS = ("Overbooked", "TargetsUnmet", "PolicyUnknown", "FootprintDrift", "SleepFailing")
 # Reasons of Ready that another Event has told: what is placed, and what had failed (step_events).
 TOLD_OTHERWISE = frozenset({"Placing", "PodFailed"})
+# Reasons of one that sleeps and wakes all day: FellAsleep and Woken tell that (step_events).
+SLEEPS = frozenset(state.value for state in SleepState)
 # As the schema has it, in characters.
 MAX_MESSAGE = 32_768
 
@@ -137,8 +140,10 @@ class StatusWriter:
         ready = _condition(after, "Ready")
         if (was.get("status"), was.get("reason")) == (ready.get("status"), ready.get("reason")):
             return
-        if ready["reason"] in TOLD_OTHERWISE or ready["reason"] == told:
+        if ready["reason"] in TOLD_OTHERWISE | SLEEPS or ready["reason"] == told:
             return
+        if was.get("reason") in SLEEPS and ready["status"] == "True" == was.get("status"):
+            return  # it is awake, or waits for room: its condition Asleep says so
         is_normal = ready["status"] == "True" or ready["reason"] in EXPECTED_REASONS
         await self._events.write(
             deployment, reason=ready["reason"], message=ready["message"], is_normal=is_normal
