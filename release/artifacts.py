@@ -13,7 +13,10 @@ from release.refusals import Checkout
 
 # What is installed without Helm → the folder that kustomize makes it of. Each is whole: whoever has
 # applied one applies the other over it.
-MANIFESTS = {"install.yaml": "deploy/base", "install-picker.yaml": "deploy/overlays/endpoint-picker"}
+MANIFESTS = {
+    "install.yaml": "deploy/base",
+    "install-picker.yaml": "deploy/overlays/endpoint-picker",
+}
 # Lines of a program's output that its failure shows.
 LAST_LINES = 15
 

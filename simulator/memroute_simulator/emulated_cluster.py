@@ -88,9 +88,7 @@ class KubectlCluster(ControlPlane):
             ],
         )  # fmt: skip
         names = {entry["name"] for entry in fleet}
-        self.wait_for(
-            "every node to be ready", lambda: self._are_ready(names), timeout_seconds=60
-        )
+        self.wait_for("every node to be ready", lambda: self._are_ready(names), timeout_seconds=60)
 
     def _are_ready(self, names: set[str]) -> bool:
         ready = {

@@ -9,6 +9,9 @@ import pytest
 from charts import chart, comparable, flags, kustomized, objects_of, overlay, pod_of, run
 from charts import values_files as files_of
 from dry_runs import dry_runs, parsed, pods_of
+from memroute_operator.settings import parse_settings as parse_operator
+from memroute_picker.settings import parse_settings as parse_picker
+from memroute_router.settings import parse_settings as parse_router
 
 SEVERAL = ("--set", "operator.replicas=2,router.replicas=2")
 SCOPE = ("--set", "scope.namespaces={models}")

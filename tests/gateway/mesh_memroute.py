@@ -69,9 +69,7 @@ class Reader:
 
     def follow(self, word: str) -> str:
         """Run the page's only script that has this word; what it prints."""
-        (block,) = (
-            one for one in blocks(PAGE) if one.language in SHELL and word in one.script
-        )
+        (block,) = (one for one in blocks(PAGE) if one.language in SHELL and word in one.script)
         return self.run(block.script)
 
     def run(self, script: str) -> str:

@@ -64,7 +64,7 @@ def test_a_new_user_follows_the_page_word_by_word(mesh, reader):
     Istio would start the gateway's pod; here the test does.
     """
     cluster, name, namespace = mesh.cluster, "inference", "gateways"
-    cluster.kubectl("create", "namespace", namespace)
+    reader.follow("create namespace")
     cluster.apply(mesh_pods.gateway_service(name, namespace))
     mesh.start_gateway(mesh_pods.gateway(cluster, name, namespace))
     reader.follow("-f gateway.yaml -f chat.yaml")
@@ -185,8 +185,9 @@ def test_two_models_behind_one_gateway_have_a_pool_each(deployed):
         assert replicas == {pod}
     for model, other in ((left, right), (right, left)):
         answer = model.ask(model=other.served)
-        assert answer.status == 404
-        assert "error" in answer.document
+        assert answer.status == 503
+        assert answer.headers["x-memroute-reason"] == "no-ready-replica"
+    assert left.ask(model="nobodys").status == 404
 
 
 def test_a_picker_that_is_elsewhere_is_found_again(mesh, deployed):
@@ -202,18 +203,37 @@ def test_a_picker_that_is_elsewhere_is_found_again(mesh, deployed):
     assert all(is_picked(model.ask()) for _ in range(20))
 
 
-def test_requests_go_on_without_an_operator(mesh, deployed):
-    """It is needed to change, not to serve."""
+def test_requests_go_on_without_an_operator_which_puts_right_what_was_done_meanwhile(
+    mesh, deployed
+):
+    """It is needed to change, not to serve.
+
+    A selector that somebody has put on a Service has Kubernetes write a slice of its own, which
+    it leaves there when the selector goes: to pods that are no picker.
+    """
     model, cluster = deployed("alone"), mesh.cluster
-    operator = ("deployment/memroute-operator", "-n", SYSTEM)
+    service, operator = "picker-alone", ("deployment/memroute-operator", "-n", SYSTEM)
+
+    def slices():
+        label = f"kubernetes.io/service-name={service}"
+        found = cluster.get("endpointslices", "-n", APPS, "-l", label)
+        return {one["metadata"]["name"] for one in found}
+
     cluster.kubectl("scale", *operator, "--replicas=0")
     try:
         cluster.kubectl("wait", "pod", "-n", SYSTEM, "--for=delete", "--timeout=60s",
                         "-l", "app.kubernetes.io/component=operator")  # fmt: skip
         assert all(is_picked(model.ask()) for _ in range(20))
+        selector = json.dumps({"spec": {"selector": {"app": "primary"}}})
+        cluster.kubectl("patch", "service", service, "-n", APPS, "-p", selector)
+        eventually(slices, lambda found: len(found) == 2)
     finally:
         cluster.kubectl("scale", *operator, "--replicas=1")
         cluster.kubectl("rollout", "status", *operator, "--timeout=120s")
+    eventually(slices, lambda found: found == {f"{service}-ipv4"})
+    assert "selector" not in cluster.read("service", APPS, service)["spec"]
+    eventually(model.ask, is_picked)
+    assert all(is_picked(model.ask()) for _ in range(20))
 
 
 @pytest.mark.usefixtures("reader")

@@ -167,7 +167,7 @@ def plan_gateway(
         why = _taken(wish, existing)
         if why is not None:
             taken[wish.key] = why
-        elif found := _missing(wish, existing):
+        elif found := [*_missing(wish, existing), *_strays(wish, existing)]:
             changes[wish.key] = found
     for change, uid in _unwanted(existing, wanted, keys):
         changes.setdefault(keys[uid], []).append(change)
@@ -237,6 +237,23 @@ def _missing(wish: Wish, existing: Existing) -> list[Change]:
         elif not is_as_wanted(found, body):
             changes.append(Change(verb=Verb.APPLY, resource=resource, body=body))
     return changes
+
+
+def _strays(wish: Wish, existing: Existing) -> Iterable[Change]:
+    """Slices that lead a Service without a selector to other pods than the picker's.
+
+    Kubernetes writes them while somebody's selector is on the Service, with the Service's labels,
+    and leaves them there when it goes. (``objects.NOT_MIRRORED`` keeps it from writing more.)
+    """
+    service = existing.services.get(object_key(wish.service))
+    if service is None or "selector" in wish.service["spec"]:
+        return
+    for slice_ in existing.slices.values():
+        if (
+            service["metadata"]["uid"] in owners_of(slice_)
+            and "deletionTimestamp" not in slice_["metadata"]
+        ):
+            yield Change(verb=Verb.DELETE, resource=ENDPOINT_SLICES, body=slice_)
 
 
 def _unwanted(
