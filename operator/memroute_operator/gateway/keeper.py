@@ -79,6 +79,8 @@ class GatewayKeeper:
     namespaces: Sequence[str] = ()
     """That are looked after; none for all."""
     _pickers: Pickers = field(default_factory=lambda: Pickers(namespace=None, labels=None, port=0))
+    _put_off: set[str] = field(default_factory=set)
+    """Whose lanes were busy when a step had something to do: what was under way has changed it."""
     _is_asked_for: bool = False
     """Whether any pool leads to the picker, or should."""
     _watches: tuple[Followed, ...] = ()
@@ -139,9 +141,18 @@ class GatewayKeeper:
             return
         now = self.clock()
         for key, changes in self._plan.changes.items():
-            if self._failures.waiting(key, now) is None:
-                self.lanes.start(key, partial(self._carry_out, key, changes), is_awaited=False)
+            if self._failures.waiting(key, now) is not None:
+                continue
+            work, on_end = partial(self._carry_out, key, changes), partial(self._lane_ended, key)
+            if not self.lanes.start(key, work, is_awaited=False, on_end=on_end):
+                self._put_off.add(key)
         self._failures.forget_old(now)
+
+    def _lane_ended(self, key: str) -> None:
+        """A watch may tell of what a call did before its answer comes, and tells it once."""
+        if key in self._put_off:
+            self._put_off.discard(key)
+            self.on_change()
 
     def _planned(self, deployments: Sequence[Deployment]) -> GatewayPlan:
         pools, services, slices = (one.objects for one in self._watches)
