@@ -52,15 +52,16 @@ def test_the_manifest_with_the_picker_is_the_other_one_and_a_picker(manifests):
 
 def test_programs_take_every_flag_of_a_releases_manifests(manifests):
     """A flag that nobody knows is a pod that crashes."""
-    found = {}
+    settings, pods = {}, {}
     for objects in manifests.values():
         for pod in pods_of(objects):
             program = pod["metadata"]["labels"]["app.kubernetes.io/component"]
             (container,) = pod["spec"]["containers"]
-            found[program] = parsed(program, container["args"])
-    assert found["picker"].inference_pools
-    # The last one, of the manifest with a picker, is told where the picker is.
-    assert found["operator"].picker_selector.namespace == "default"
+            settings[program], pods[program] = parsed(program, container["args"]), pod
+    assert settings["picker"].inference_pools
+    # The last one, of the manifest with a picker, is told which pods are the picker's.
+    assert settings["operator"].picker_selector.matches(pods["picker"])
+    assert not settings["operator"].picker_selector.matches(pods["router"])
 
 
 def test_the_page_names_every_manifest(repository):
