@@ -200,7 +200,7 @@ picker-conformance: $(PICKER)/.installed $(STAMP) ## an endpoint picker by the r
 	  --confcutdir tests/picker_conformance tests/picker_conformance --report $(PICKER)/report $(ARGS)
 
 CONTROL_PLANE := etcd kube-apiserver kube-controller-manager kube-scheduler
-gateway-test: $(PICKER)/.installed $(STAMP) ## Istio's gateway with this picker, in networks of their own (opt-in: as root, four minutes and the first time ten)
+gateway-test: $(PICKER)/.installed $(STAMP) ## Istio's gateway with this picker, in networks of their own (opt-in: as root, some ten minutes, and the first time six more)
 	@$(BIN)/memroute-simulator binaries $(CONTROL_PLANE) pilot-discovery > $(VENV)/binaries.txt
 	@PATH="$(CURDIR)/$(PICKER)/bin:$$PATH" $(BIN)/pytest -p no:cacheprovider tests/gateway $(ARGS)
 

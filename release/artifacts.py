@@ -11,6 +11,12 @@ from release.archives import FILE_MODE, normalise_chart
 from release.changelog import notes
 from release.refusals import Checkout
 
+# What is installed without Helm → the folder that kustomize makes it of. Each is whole: whoever has
+# applied one applies the other over it.
+MANIFESTS = {
+    "install.yaml": "deploy/base",
+    "install-picker.yaml": "deploy/overlays/endpoint-picker",
+}
 # Lines of a program's output that its failure shows.
 LAST_LINES = 15
 
@@ -65,10 +71,11 @@ def make(
     chart = out / f"memroute-chart-{version}.tgz"
     shutil.move(scratch / f"memroute-{version}.tgz", chart)
     normalise_chart(chart, checkout.epoch)
-    (out / "install.yaml").write_text(
-        f"# memroute {version}: kubectl apply --server-side -f install.yaml\n"
-        + run(tools.kubectl, "kustomize", tree / "deploy" / "base")
-    )
+    for name, folder in MANIFESTS.items():
+        (out / name).write_text(
+            f"# memroute {version}: kubectl apply --server-side -f {name}\n"
+            + run(tools.kubectl, "kustomize", tree / folder)
+        )
     (out / "crds.yaml").write_text(run(tools.kubectl, "kustomize", tree / "crds"))
     run(
         tools.python, "-m", "release.sbom", "--locks", tree / "requirements", "--out", out,

@@ -69,6 +69,39 @@ class KubectlCluster(ControlPlane):
                 msg = f"{name} ended with status {process.returncode}:\n{self.log_tail(name)}"
                 raise RuntimeError(msg)
 
+    def run_nodes(self, fleet: list[dict[str, Any]]) -> None:
+        """Run emulated nodes, once for a cluster; returns when every one is ready.
+
+        ``fleet``: the entries of a fleet file (name, machine, gpuSharing).
+        """
+        path = self.directory / "fleet.yaml"
+        path.write_text(yaml.safe_dump({"nodes": fleet}))
+        self.spawn(
+            "nodes",
+            [
+                sys.executable, "-m", "memroute_simulator", "nodes",
+                "--fleet", str(path),
+                "--kubeconfig", str(self.kubeconfig),
+                "--network", str(self.network),
+                "--cluster-id", self.cluster_id,
+                "--directory", str(self.directory),
+            ],
+        )  # fmt: skip
+        names = {entry["name"] for entry in fleet}
+        self.wait_for("every node to be ready", lambda: self._are_ready(names), timeout_seconds=60)
+
+    def _are_ready(self, names: set[str]) -> bool:
+        ready = {
+            node["metadata"]["name"]
+            for node in self.get("nodes")
+            if is_condition_true(node, "Ready")
+            and not any(
+                taint["key"].startswith("node.kubernetes.io/")
+                for taint in node["spec"].get("taints") or ()
+            )
+        }
+        return names <= ready
+
 
 class EmulatedCluster(KubectlCluster):
     """A control plane that also runs a fleet of emulated nodes."""
@@ -90,33 +123,7 @@ class EmulatedCluster(KubectlCluster):
     def start(self) -> None:
         """Start the control plane and the nodes; returns when every node is ready."""
         super().start()
-        path = self.directory / "fleet.yaml"
-        path.write_text(yaml.safe_dump({"nodes": self._fleet}))
-        self.spawn(
-            "nodes",
-            [
-                sys.executable, "-m", "memroute_simulator", "nodes",
-                "--fleet", str(path),
-                "--kubeconfig", str(self.kubeconfig),
-                "--network", str(self.network),
-                "--cluster-id", self.cluster_id,
-                "--directory", str(self.directory),
-            ],
-        )  # fmt: skip
-        self.wait_for("every node to be ready", self._all_nodes_ready, timeout_seconds=60)
-
-    def _all_nodes_ready(self) -> bool:
-        nodes = self.get("nodes")
-        ready = [
-            node
-            for node in nodes
-            if is_condition_true(node, "Ready")
-            and not any(
-                taint["key"].startswith("node.kubernetes.io/")
-                for taint in node["spec"].get("taints") or ()
-            )
-        ]
-        return len(ready) == len(self._fleet)
+        self.run_nodes(self._fleet)
 
     def service_address(self, namespace: str, name: str, port: str) -> str:
         """``host:port`` of a Service's port, by its name. Waits until it is served."""

@@ -8,7 +8,7 @@ import pytest
 
 from charts import chart, comparable, flags, kustomized, objects_of, overlay, pod_of, run
 from charts import values_files as files_of
-from memroute_kube import KubernetesClient, Resource
+from dry_runs import dry_runs, parsed, pods_of
 from memroute_operator.settings import parse_settings as parse_operator
 from memroute_picker.settings import parse_settings as parse_picker
 from memroute_router.settings import parse_settings as parse_router
@@ -16,8 +16,6 @@ from memroute_router.settings import parse_settings as parse_router
 SEVERAL = ("--set", "operator.replicas=2,router.replicas=2")
 SCOPE = ("--set", "scope.namespaces={models}")
 POLICIES = ("--set", "networkPolicy.enabled=true")
-# What the control plane of the tests does not serve: its CRDs belong to others.
-OF_OTHERS = {"HTTPRoute", "PodMonitor", "ServiceMonitor", "PrometheusRule", "GrafanaDashboard"}
 
 
 def test_the_chart_lints(repository, helm):
@@ -64,7 +62,7 @@ def test_chart_and_kustomize_install_the_same_objects(
 
 
 def test_the_overlays_are_the_base_and_their_component(repository, tmp_path):
-    for name in ("high-availability", "namespaced"):
+    for name in ("high-availability", "namespaced", "endpoint-picker"):
         shipped = kustomized(repository / "deploy" / "overlays" / name)
         assert shipped == kustomized(overlay(repository, tmp_path / name, [name]))
     images = kustomized(overlay(repository, tmp_path / "images", ["images"]))
@@ -93,64 +91,6 @@ def matrix(repository, helm):
         text = run(helm, "template", f"r{number}", path, "-n", "default", "-f", str(file))
         found[file.name] = objects_of(text)
     return found
-
-
-def pods_of(objects):
-    """Every pod of a chart, by itself."""
-    for obj in objects:
-        if obj["kind"] == "Pod":
-            yield copy.deepcopy(obj)
-        elif obj["kind"] == "Deployment":
-            template = copy.deepcopy(obj["spec"]["template"])
-            template["metadata"]["name"] = obj["metadata"]["name"]
-            yield {"apiVersion": "v1", "kind": "Pod", **template}
-
-
-def resource_of(obj):
-    group, _, version = obj["apiVersion"].rpartition("/")
-    kind = obj["kind"]
-    plural = {"Ingress": "ingresses", "NetworkPolicy": "networkpolicies"}.get(
-        kind, f"{kind.lower()}s"
-    )
-    return Resource(group=group, version=version, plural=plural, kind=kind)
-
-
-async def dry_runs(cluster, objects, restricted):
-    """What the API server refuses of these, strictly; pods as in a restricted namespace."""
-    refused = []
-    gate = asyncio.Semaphore(16)
-    async with await KubernetesClient.from_environment(kubeconfig=cluster.kubeconfig) as client:
-
-        async def ask(file, obj, namespace):
-            resource = resource_of(obj)
-            path = resource.path(namespace, obj["metadata"]["name"])
-            query = {
-                "fieldManager": "test", "force": "true", "dryRun": "All",
-                "fieldValidation": "Strict",
-            }  # fmt: skip
-            async with gate:
-                try:
-                    await client.request(
-                        "PATCH", path, body=obj, query=query,
-                        content_type="application/apply-patch+yaml",
-                    )  # fmt: skip
-                except Exception as error:  # noqa: BLE001 - each is told
-                    refused.append((file, obj["kind"], obj["metadata"]["name"], str(error)))
-
-        calls = []
-        for file, these in objects.items():
-            calls += [
-                ask(file, obj, obj["metadata"].get("namespace"))
-                for obj in these
-                if obj["kind"] not in OF_OTHERS
-            ]
-            for pod in pods_of(these):
-                pod["metadata"] |= {"namespace": restricted}
-                # Accounts and classes of the chart are not there in a dry run.
-                pod["spec"].pop("serviceAccountName", None)
-                calls.append(ask(file, pod, restricted))
-        await asyncio.gather(*calls)
-        return refused, len(calls)
 
 
 def test_the_api_server_takes_every_object_of_the_matrix_and_restricted_every_pod(
@@ -184,14 +124,7 @@ def test_programs_take_every_flag_of_the_matrix(matrix):
             (container,) = pod["spec"]["containers"]
             if program == "test":
                 continue
-            parse = {
-                "operator": parse_operator, "router": parse_router, "picker": parse_picker,
-            }[program]  # fmt: skip
-            args = [
-                word.replace("$(POD_IP)", "10.0.0.1").replace("$(POD_NAMESPACE)", "default")
-                for word in container["args"]
-            ]
-            settings = parse(args)
+            settings = parsed(program, container["args"])
             if file.startswith("16-") and program == "router":
                 assert (settings.max_queued_tokens, settings.max_queue_seconds) == (5_000_000, 0)
                 assert pod["spec"]["terminationGracePeriodSeconds"] == 300

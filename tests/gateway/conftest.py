@@ -46,7 +46,7 @@ class Mesh:
         """Everything, at once; returns when it serves."""
         cluster = self.cluster
         for name in ("first", "second"):
-            cluster.apply(*mesh_pods.gateway_objects(name))
+            cluster.apply(mesh_pods.gateway_object(name), mesh_pods.gateway_service(name))
             self._add(mesh_pods.gateway(cluster, name))
         for number in range(NUM_REPLICAS):
             for app, ports, h2c in (
@@ -70,16 +70,26 @@ class Mesh:
         cluster.apply(*(pod.manifest() for pod in self.pods.values()))
         for pod in self.pods.values():
             if pod.namespace == INFRA:
-                # It listens once it has a route, which needs its address.
-                address = {"loadBalancer": {"ingress": [{"ip": pod.address}]}}
-                service = pod.name.replace("-gateway", "-istio")
-                cluster.status("service", INFRA, service, address)
+                self._expose(pod)
             else:
                 pod.wait()
             pod.say(is_ready=True)
 
         for name in ("first", "second"):
             self._attach(name)
+
+    def start_gateway(self, pod) -> None:
+        """One more gateway, whose Service there is."""
+        self._add(pod)
+        self.cluster.apply(pod.manifest())
+        self._expose(pod)
+        pod.say(is_ready=True)
+
+    def _expose(self, pod) -> None:
+        """A gateway has its address. It listens once it has a route, which needs that."""
+        address = {"loadBalancer": {"ingress": [{"ip": pod.address}]}}
+        service = pod.name.replace("-gateway", "-istio")
+        self.cluster.status("service", pod.namespace, service, address)
 
     def _attach(self, gateway) -> None:
         """A gateway has a pool that stays, and asks pickers.
@@ -162,10 +172,12 @@ def pytest_runtest_makereport(item):
     report = (yield).get_result()
     running = getattr(item, "funcargs", {}).get("mesh")
     if report.failed and running is not None:
-        for path in sorted((running.cluster.directory / "logs").glob("*.log")):
-            if path.name.startswith(("pilot", "pod-")) and path.stat().st_size:
-                tail = "\n".join(path.read_text(errors="replace").splitlines()[-15:])
-                report.sections.append((f"the end of {path.name}", tail))
+        folder = running.cluster.directory
+        for path in sorted([*folder.glob("logs/*.log"), *folder.glob("pods/memroute-*/*/*.log")]):
+            if path.name.startswith(("etcd", "kube-")) or not path.stat().st_size:
+                continue
+            tail = "\n".join(path.read_text(errors="replace").splitlines()[-15:])
+            report.sections.append((f"the end of {path.relative_to(folder)}", tail))
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ class MeshCluster(KubectlCluster):
         self.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump(pools))
         for name in ("gateway-api.yaml", "istio.yaml"):
             self.kubectl("apply", "--server-side", "-f", str(folder / name))
-        self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=120s")
 
     def _let_pickers_read(self) -> None:
         account = {"kind": "ServiceAccount", "name": "picker", "namespace": APPS}

@@ -218,61 +218,63 @@ def picker_service(name: str, app: str) -> dict:
     }
 
 
-def gateway_objects(name: str) -> list[dict]:
-    """A Gateway, and the Service of its pods: Istio deploys none without its own images."""
+def gateway_object(name: str, namespace: str = INFRA) -> dict:
+    """A Gateway that takes routes of all namespaces."""
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "Gateway",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "gatewayClassName": CLASS,
+            "listeners": [{
+                "name": "http", "port": LISTENER_PORT, "protocol": "HTTP",
+                "allowedRoutes": {"namespaces": {"from": "All"}},
+            }],
+        },
+    }  # fmt: skip
+
+
+def gateway_service(name: str, namespace: str = INFRA) -> dict:
+    """The Service of a Gateway's pods: Istio deploys neither without its own images."""
     labels = {"gateway.networking.k8s.io/gateway-name": name}
-    return [
-        {
-            "apiVersion": "gateway.networking.k8s.io/v1",
-            "kind": "Gateway",
-            "metadata": {"name": name, "namespace": INFRA},
-            "spec": {
-                "gatewayClassName": CLASS,
-                "listeners": [{
-                    "name": "http", "port": LISTENER_PORT, "protocol": "HTTP",
-                    "allowedRoutes": {"namespaces": {"from": "All"}},
-                }],
-            },
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": f"{name}-{CLASS}", "namespace": namespace, "labels": labels},
+        "spec": {
+            "type": "LoadBalancer",
+            "selector": labels,
+            "ports": [{"name": "http", "port": LISTENER_PORT, "targetPort": LISTENER_PORT,
+                       "appProtocol": "http"}],
         },
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": f"{name}-{CLASS}", "namespace": INFRA, "labels": labels},
-            "spec": {
-                "type": "LoadBalancer",
-                "selector": labels,
-                "ports": [{"name": "http", "port": LISTENER_PORT, "targetPort": LISTENER_PORT,
-                           "appProtocol": "http"}],
-            },
-        },
-    ]  # fmt: skip
+    }  # fmt: skip
 
 
-def gateway(cluster, name):
+def gateway(cluster, name, namespace=INFRA):
     """A pod with Envoy, all of whose configuration is pilot's."""
     address = next_address()
     labels = {"gateway.networking.k8s.io/gateway-name": name}
     path = cluster.directory / f"envoy-{name}.yaml"
-    path.write_text(yaml.safe_dump(_bootstrap(name, address, labels)))
+    path.write_text(yaml.safe_dump(_bootstrap(name, namespace, address, labels)))
     command = [str(envoy_program()), "-c", str(path), "--concurrency", "1", "-l", "warn",
                "--base-id", address.rpartition(".")[2]]  # fmt: skip
     return Pod(
         cluster=cluster, name=f"{name}-gateway", address=address, labels=labels,
-        ports=(LISTENER_PORT,), command=command, namespace=INFRA,
+        ports=(LISTENER_PORT,), command=command, namespace=namespace,
         network=PodNetwork(address, cluster.environment),
     )  # fmt: skip
 
 
-def _bootstrap(name: str, address: str, labels: dict[str, str]) -> dict:
+def _bootstrap(name: str, namespace: str, address: str, labels: dict[str, str]) -> dict:
     h2 = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
     pilot = {"address": {"socket_address": {"address": GATEWAY_ADDRESS, "port_value": XDS_PORT}}}
     ads = {"ads": {}, "resource_api_version": "V3"}
     return {
         "node": {
-            "id": f"router~{address}~{name}-gateway.{INFRA}~{INFRA}.svc.cluster.local",
-            "cluster": f"{name}.{INFRA}",
+            "id": f"router~{address}~{name}-gateway.{namespace}~{namespace}.svc.cluster.local",
+            "cluster": f"{name}.{namespace}",
             "metadata": {
-                "NAMESPACE": INFRA, "CLUSTER_ID": "Kubernetes", "LABELS": labels,
+                "NAMESPACE": namespace, "CLUSTER_ID": "Kubernetes", "LABELS": labels,
                 "INSTANCE_IPS": address, "ISTIO_VERSION": "1.31.0",
             },
         },

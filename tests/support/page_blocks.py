@@ -47,12 +47,14 @@ ELSEWHERE = {
 }
 # Pages whose commands need what no clone has.
 PAGES_ELSEWHERE = {
-    "docs/how-to/behind-a-gateway-picker.md": "picker_conformance/test_example.py runs its Envoy",
+    "docs/how-to/behind-a-gateway-picker.md": "gateway/test_operator.py follows it, "
+    "picker_conformance/test_example.py runs its Envoy",
     "docs/how-to/verify-a-release.md": "needs a release's files: test_release.py makes and checks",
 }
 # Kinds whose CRD the shared control plane does not have.
 KINDS_ELSEWHERE = {
     "PodMonitor": "needs the Prometheus operator's CRDs",
+    "Gateway": "gateway/test_operator.py has Istio's",
     "HTTPRoute": "test_gateway_pool.py has the CRDs of gateways",
     "InferencePool": "likewise",
     "InferenceObjective": "likewise",

@@ -246,6 +246,8 @@ def test_what_the_operator_makes_of_an_emulated_node_is_what_the_node_has(name, 
         ("{name: a, machine: h100, migStrategy: mixed, migSlices: {1g.10gb: 9}}", "1 to 7"),
         ("{name: a, machine: l4, exporterSeconds: -1}", "no number of seconds"),
         ("{name: a, machine: l4, gpuSharing: shared, deviceSharing: mps}", "no device plugin"),
+        ("{name: a, machine: l4, podNetwork: 10.1.0.0/99}", "no network such as"),
+        ("{name: a, machine: l4, podNetwork: 10.1.0.0/27, ipFamily: ipv6}", "ipFamily is ipv6"),
     ],
 )
 def test_a_wrong_setting_says_what_is_wrong(entry, words, tmp_path):

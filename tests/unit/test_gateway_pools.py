@@ -212,6 +212,25 @@ def test_a_service_whose_pool_asks_no_more_goes_though_another_pool_names_it():
     ]
 
 
+def test_slices_that_kubernetes_wrote_by_somebodys_selector_go_with_it():
+    """It leaves them, and they lead the gateway to pods that are no picker."""
+    asked = asking()
+    existing = there(wish_of(asked, "FailClose", PICKERS))
+    service = existing.services["default/picker-chat"]
+    owner = {"kind": "Service", "name": "picker-chat", "uid": service["metadata"]["uid"]}
+    theirs = copy.deepcopy(existing.slices["default/picker-chat-ipv4"])
+    theirs["metadata"] |= {"name": "picker-chat-x7", "uid": "x", "ownerReferences": [owner]}
+    existing.slices["default/picker-chat-x7"] = theirs
+    assert told(plan_gateway([asked], existing, PICKERS)) == [
+        (str(Verb.DELETE), "EndpointSlice", "default/picker-chat-x7")
+    ]
+    # Where the picker is beside the pool, Kubernetes' slices are those that lead to it.
+    beside = Pickers(namespace="default", labels={"app": "picker"}, port=9002)
+    existing = there(wish_of(asked, "FailClose", beside))
+    existing.slices["default/picker-chat-x7"] = theirs
+    assert told(plan_gateway([asked], existing, beside)) == []
+
+
 def test_other_pods_of_the_picker_change_the_slice_alone():
     asked = asking()
     existing = there(wish_of(asked, "FailClose", PICKERS))

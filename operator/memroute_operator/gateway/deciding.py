@@ -169,7 +169,7 @@ def plan_gateway(
         why = _taken(wish, existing)
         if why is not None:
             taken[wish.key] = why
-        elif found := _missing(wish, existing):
+        elif found := [*_missing(wish, existing), *_strays(wish, existing)]:
             changes[wish.key] = found
     for change, uid in _unwanted(existing, wanted, keys):
         changes.setdefault(keys[uid], []).append(change)
@@ -247,6 +247,23 @@ def _must_be_made_anew(found: KubeObject, wanted: KubeObject) -> bool:
         return True
     pairs = zip(app_protocols(found), app_protocols(wanted), strict=True)
     return any(had is not None and has is None for had, has in pairs)
+
+
+def _strays(wish: Wish, existing: Existing) -> Iterable[Change]:
+    """Slices that lead a Service without a selector to other pods than the picker's.
+
+    Kubernetes writes them while somebody's selector is on the Service, with the Service's labels,
+    and leaves them there when it goes. (``objects.NOT_MIRRORED`` keeps it from writing more.)
+    """
+    service = existing.services.get(object_key(wish.service))
+    if service is None or "selector" in wish.service["spec"]:
+        return
+    for slice_ in existing.slices.values():
+        if (
+            service["metadata"]["uid"] in owners_of(slice_)
+            and "deletionTimestamp" not in slice_["metadata"]
+        ):
+            yield Change(verb=Verb.DELETE, resource=ENDPOINT_SLICES, body=slice_)
 
 
 def _unwanted(

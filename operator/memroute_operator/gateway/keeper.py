@@ -86,6 +86,8 @@ class GatewayKeeper:
     namespaces: Sequence[str] = ()
     """That are looked after; none for all."""
     _pickers: Pickers = field(default_factory=lambda: Pickers(namespace=None, labels=None, port=0))
+    _put_off: set[str] = field(default_factory=set)
+    """Whose lanes were busy when a step had something to do: what was under way has changed it."""
     _is_asked_for: bool = False
     """Whether any pool leads to the picker, or should."""
     _find_pickers: Finder[Pickers] | None = None
@@ -166,9 +168,17 @@ class GatewayKeeper:
             if self._failures.waiting(key, now) or self._repairs.waiting(key, now):
                 continue
             work = partial(self._carry_out, key, changes, wishes.get(key))
-            self.lanes.start(key, work, is_awaited=False)
+            on_end = partial(self._lane_ended, key)
+            if not self.lanes.start(key, work, is_awaited=False, on_end=on_end):
+                self._put_off.add(key)
         self._failures.forget_old(now)
         self._repairs.forget_old(now)
+
+    def _lane_ended(self, key: str) -> None:
+        """A watch may tell of what a call did before its answer comes, and tells it once."""
+        if key in self._put_off:
+            self._put_off.discard(key)
+            self.on_change()
 
     def _planned(self, deployments: Sequence[Deployment]) -> GatewayPlan:
         pools, services, slices = (one.objects for one in self._watches)

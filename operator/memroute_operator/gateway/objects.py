@@ -19,6 +19,9 @@ MANAGED: Final = {"app.kubernetes.io/managed-by": "memroute"}
 # On ports: HTTP/2 without TLS, as the picker speaks where it has no certificate.
 H2C: Final = "kubernetes.io/h2c"
 GRPC: Final = "grpc"
+# Copied by Kubernetes from a Service to the Endpoints that it keeps while somebody's selector is on
+# the Service: without it, those Endpoints are mirrored into slices when the selector has gone.
+NOT_MIRRORED: Final = {"endpointslice.kubernetes.io/skip-mirror": "true"}
 
 
 def inference_pool(deployment: Deployment, failure_mode: str) -> KubeObject:
@@ -59,12 +62,13 @@ def picker_service(
             | _protocol(pickers)
         ]
     }
-    if is_beside(namespace, pickers):
+    is_selected = is_beside(namespace, pickers)
+    if is_selected:
         spec["selector"] = dict(pickers.labels or {})
     return {
         "apiVersion": SERVICES.api_version,
         "kind": SERVICES.kind,
-        "metadata": _metadata(namespace, name, name, owner),
+        "metadata": _metadata(namespace, name, name, owner, {} if is_selected else NOT_MIRRORED),
         "spec": spec,
     }
 

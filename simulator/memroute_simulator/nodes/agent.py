@@ -5,6 +5,7 @@ Faults on demand are annotations of the Node object (``faults``).
 
 import asyncio
 import contextlib
+import ipaddress
 import json
 import logging
 import ssl
@@ -82,7 +83,8 @@ class NodeAgent:
             self.devices, mechanism, host=self.host_memory, on_held=self._host_memory_held
         )
         self._driver_url = ""
-        self._free_addresses = [f"127.{network}.{ordinal + 1}.{host}" for host in range(254, 0, -1)]
+        loopback = ipaddress.IPv4Network(f"127.{network}.{ordinal + 1}.0/24")
+        self._free_addresses = list(map(str, (spec.pod_network or loopback).hosts()))[::-1]
         self._workers: dict[str, PodWorker] = {}
         self._bound_pods: dict[str, KubeObject] = {}
         self.finished: set[str] = set()

@@ -4,6 +4,7 @@ Real nodes differ less in their hardware than in what is installed on them. Thes
 a platform team chooses; faults, which come and go, are annotations (see ``agent``).
 """
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -43,6 +44,8 @@ class NodeSpec:
     exporter_seconds: float = EXPORTER_SECONDS
     image_pull_seconds: float = 0.0
     ip_family: str = "ipv4"
+    pod_network: ipaddress.IPv4Network | None = None
+    """The addresses of its pods; None: loopback ones of its own."""
 
     @property
     def kind(self) -> Machine:
@@ -84,6 +87,7 @@ class NodeSpec:
             exporter_seconds=_seconds(entry, "exporterSeconds", EXPORTER_SECONDS),
             image_pull_seconds=_seconds(entry, "imagePullSeconds", 0.0),
             ip_family=_one_of(entry, "ipFamily", IP_FAMILIES, "ipv4"),
+            pod_network=_pod_network(entry),
         )
 
 
@@ -102,6 +106,8 @@ HELP = {
     "its page is as old as that)",
     "imagePullSeconds": "how long the first pull of each image takes (0)",
     "ipFamily": "`ipv6`: its pods have the address ::1, all of them: one pod per port",
+    "podNetwork": "`10.244.1.0/27`: the addresses of its pods, which this machine must have "
+    "(loopback ones, which it has)",
 }
 
 
@@ -120,6 +126,20 @@ def _seconds(entry: dict[str, Any], name: str, default: float) -> float:
         msg = f"node {entry.get('name')!r}: {name} is {value!r}, no number of seconds"
         raise FleetFileError(msg)
     return float(value)
+
+
+def _pod_network(entry: dict[str, Any]) -> ipaddress.IPv4Network | None:
+    name, text = entry.get("name"), entry.get("podNetwork")
+    if text is None:
+        return None
+    if entry.get("ipFamily") == "ipv6":
+        msg = f"node {name!r}: podNetwork is of IPv4, and ipFamily is ipv6"
+        raise FleetFileError(msg)
+    try:
+        return ipaddress.IPv4Network(str(text))
+    except ValueError as error:
+        msg = f"node {name!r}: podNetwork is {text!r}, no network such as 10.244.1.0/27: {error}"
+        raise FleetFileError(msg) from None
 
 
 def _slices(entry: dict[str, Any], strategy: str, machine: Machine) -> dict[str, int]:
