@@ -71,6 +71,7 @@ def test_more_than_was_reserved_counts_from_when_it_is_seen():
     assert window.total == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(size(1, 3)))
 @pytest.mark.parametrize("sets_limits", [False, True])
 def test_token_limits_hold_within_two_percent(seed, sets_limits):

@@ -130,6 +130,7 @@ def test_an_engine_that_is_a_fifth_slower_is_found_out(tmp_path, capsys):
     assert tpot["low"] < tpot["predicted"] < tpot["high"]
 
 
+@pytest.mark.slow
 def test_recorded_blocks_workload_and_preemptions_are_used(tmp_path):
     """A pool of 700 blocks: the cache is full, and how often requests were preempted is known."""
     meta = META | {

@@ -122,6 +122,7 @@ def kind_of(action):
     return ["string", "null"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_every_setting_has_a_value_of_its_type_and_every_value_is_a_setting(
     program, values, schema, monkeypatch
@@ -154,6 +155,7 @@ def test_every_setting_has_a_value_of_its_type_and_every_value_is_a_setting(
             )
 
 
+@pytest.mark.slow
 def test_the_page_of_values_is_the_comments(values):
     """Made anew by ``python tests/support/values_reference.py`` whenever a value changes."""
     assert [name for name, one in values.items() if not one.comment] == []

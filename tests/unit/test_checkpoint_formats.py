@@ -312,6 +312,7 @@ STORES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(1, 3), st.sampled_from((512, 1024, 1536)), st.sampled_from((1408, 2816)),

@@ -182,6 +182,7 @@ def test_a_busy_gateway_does_not_keep_others_idle_connections_open():
     assert clients.place_for(clients.connected(b"10.0.0.3", Line())) in idle
 
 
+@pytest.mark.slow
 def test_accounts_end_with_what_they_count():
     """A million addresses, one after the other, leave nothing."""
     clients = Clients()

@@ -31,6 +31,7 @@ def test_the_page_has_every_constant_with_its_present_value_and_nothing_else():
     assert rows(rates)["bandwidth.sharing", "SWITCHING_RATIO"] == "1.055"
 
 
+@pytest.mark.slow
 def test_the_page_is_what_its_program_writes():
     """Units, sources and effects come from the source and the results, so they cannot drift either.
 

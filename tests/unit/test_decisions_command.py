@@ -86,6 +86,7 @@ async def test_a_request_that_nobody_remembers_is_an_error_that_says_so(rig):
     assert "remembers no request" in errors
 
 
+@pytest.mark.slow
 async def test_an_address_is_taken_as_people_type_it(rig):
     """The demo prints one that ends in /v1, and nobody types http:// for localhost."""
     for address in (f"127.0.0.1:{rig.ops_port}", f"http://127.0.0.1:{rig.ops_port}/v1/"):

@@ -139,6 +139,7 @@ def states(findings):
     return [one.state.value for one in findings]
 
 
+@pytest.mark.slow
 def test_where_everything_works_nothing_is_said_to_be_wrong(facts):
     """A doctor that finds something in the healthy is not asked twice."""
     found = all_findings(facts)
@@ -691,6 +692,7 @@ async def test_a_cluster_that_does_not_answer_is_one_failure_and_not_twelve(tmp_
     assert "1 failed" in output
 
 
+@pytest.mark.slow
 async def test_a_cluster_without_memroute_is_told_to_have_none(tmp_path):
     """Before the first `helm install`, and after a kubeconfig of the wrong cluster."""
     async with operator_rig(nodes=[node("gpu-a", gpus=1)], mdeps=[]) as rig:

@@ -63,6 +63,7 @@ def fleet(tmp_path):
 QUICK = ("--requests", "40", "--rate", "10")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -124,6 +125,7 @@ def test_narrower_than_any_table_no_number_is_cut():
         assert number in narrow
 
 
+@pytest.mark.slow
 async def test_decisions_take_one_line_each(engine_factory):
     """Twenty requests on one screen: who reads a list wants lines, not paragraphs."""
     rig = Rig()
@@ -244,6 +246,7 @@ async def test_an_explanation_with_commands_to_copy_fits(tmp_path):
     assert length <= WIDTH, line
 
 
+@pytest.mark.slow
 async def test_what_is_told_of_a_cluster_fits_with_the_longest_names(tmp_path):
     """63 letters each: of a line a table takes names' ends, and sentences are folded at words."""
     assert len(NAME_63) == 63

@@ -140,6 +140,7 @@ async def fleet_of():
         await fleet.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("die", [at_once, after_its_head, after_a_while, in_an_orderly_way])
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_a_request_kills_two_engines_at_the_most(fleet_of, die, is_stream):

@@ -384,6 +384,7 @@ async def test_kv_events_say_what_is_stored_and_removed(tmp_path):
     assert all(set(event["block_hashes"]) <= known for event in removed)
 
 
+@pytest.mark.slow
 async def test_real_and_virtual_time_agree(tmp_path):
     """The same requests at once in both: the same steps, so the same order and the same times.
 

@@ -483,6 +483,7 @@ def test_how_far_a_start_had_come_is_told():
 NOT_OURS = {"spec.schedulingGates"}
 
 
+@pytest.mark.slow
 def test_every_field_that_a_suggestion_names_is_one_of_the_api(repository):
     """A suggestion that cannot be followed is worse than none."""
     crd = yaml.safe_load((repository / "crds" / "modeldeployments.memroute.dev.yaml").read_text())
@@ -562,6 +563,7 @@ def test_the_page_is_what_its_program_writes():
     assert PAGE.read_text() == page()
 
 
+@pytest.mark.slow
 def test_the_flag_ends_the_engine_just_so():
     """What the emulated fleet plays is what the table above is tried with."""
 

@@ -260,6 +260,7 @@ def fetch_ends(rig, code):
     rig.cluster.change("pods", key_of(rig), change)
 
 
+@pytest.mark.slow
 async def test_which_node_has_weights_outlives_pods_and_the_operator():
     """Nothing serves the model any more, another operator leads: the node is found again."""
     nodes = [node("a"), node("b")]

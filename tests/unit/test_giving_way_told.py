@@ -1,5 +1,7 @@
 """The operator as a whole: classes read, marks written, Events on both sides, a dry run first."""
 
+import pytest
+
 from cluster_stub import refuse
 from operator_rig import mdep, node, operator_rig
 from preempted_cluster import priority_class
@@ -31,6 +33,7 @@ def events(rig, reason):
     return [one["involvedObject"]["name"] for one in found if one["reason"] == reason]
 
 
+@pytest.mark.slow
 async def test_a_lower_one_gives_way_and_events_are_on_both_sides():
     """Whoever looks at either of the two reads who left for whom."""
     async with operator_rig(nodes=[node()], mdeps=[low()]) as rig:

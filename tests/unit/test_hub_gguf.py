@@ -67,6 +67,7 @@ async def refusal(hub, file, **how):
     return raised.value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [SMALL, "*tiny-f16.GGUF"])
 async def test_a_file_is_known_by_its_header(hub, files, file):
     """What it weighs is what its tensors do, to the byte; the footprint is the file's own."""
@@ -222,6 +223,7 @@ def of_file(file=SMALL, **model):
     return obj
 
 
+@pytest.mark.slow
 async def test_the_operator_pins_the_file_and_plans_by_it(hub, files):
     """No config in the spec, no checkpointBytes: the header has both. Another file is another."""
     settings = HubSettings(endpoint=hub.url, token=Token(value=None), is_offline=False)

@@ -370,6 +370,7 @@ async def test_a_restart_while_the_hub_is_down_keeps_what_was_pinned():
             await again.stop()
 
 
+@pytest.mark.slow
 async def test_an_edit_of_the_revision_leaves_what_runs_until_the_new_one_is_known():
     """A typing error in a revision must not end what serves."""
     hub = ScriptedHub({"org/tiny@v2": error(HubReason.REVISION_NOT_FOUND)})
@@ -479,6 +480,7 @@ async def test_offline_a_cache_wants_the_commit_and_no_config():
 # A replica that serves needs no hub
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reason", "argv", "status"),
     [

@@ -2,6 +2,7 @@ import re
 import subprocess
 import sys
 
+import pytest
 import yaml
 
 
@@ -34,6 +35,7 @@ def _undescribed(schema, path):
         yield from _undescribed(schema["items"], f"{path}[]")
 
 
+@pytest.mark.slow
 def test_every_field_of_the_crd_teaches(repository):
     """``kubectl explain`` is where people look first."""
     crd = yaml.safe_load((repository / "crds" / "modeldeployments.memroute.dev.yaml").read_text())

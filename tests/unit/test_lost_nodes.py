@@ -163,6 +163,7 @@ def spread(rig, ready, *names):
         (rig.cluster.cut_off.discard if ready else rig.cluster.cut_off.add)(name)
 
 
+@pytest.mark.slow
 async def test_all_nodes_unreachable_for_two_minutes_delete_nothing():
     """r8: a control-plane blip of 31 s, and every replica of the fleet was force-deleted."""
     names = [f"n{i}" for i in range(5)]
@@ -189,6 +190,7 @@ async def test_all_nodes_unreachable_for_two_minutes_delete_nothing():
         assert rig.cluster.count("DELETE", "pods") == 0
 
 
+@pytest.mark.slow
 async def test_all_node_objects_missing_for_two_minutes_delete_nothing():
     async with operator_rig(nodes=FIVE, mdeps=[mdep("m", replicas=5, **BIG)]) as rig:
         await rig.until("five replicas", lambda: rig.is_ready("default/m"))
@@ -212,6 +214,7 @@ async def test_one_dead_node_is_replaced_within_a_minute():
         assert await rig.until("another node", is_replaced, at_most=60) <= 40
 
 
+@pytest.mark.slow
 async def test_a_cut_off_engine_keeps_its_room_when_its_node_is_back():
     """Its object went by force: an empty device on paper, 40 GiB in use in truth.
 

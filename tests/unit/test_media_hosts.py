@@ -300,6 +300,7 @@ def test_a_client_does_not_tell_an_engine_whose_cache_to_read(document):
         HOSTS.check(document)
 
 
+@pytest.mark.slow
 def test_no_body_costs_more_than_its_parts():
     """Nested as deep as JSON goes, or with more parts than any conversation."""
     deep = {"image_url": METADATA}

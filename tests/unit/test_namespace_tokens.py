@@ -159,6 +159,7 @@ def test_what_one_secret_has_opened_is_nobody_elses():
     assert [str(one) for one in names] == ["org/gated"] * 3
 
 
+@pytest.mark.slow
 async def test_the_operator_pins_for_who_names_the_secret(hub):
     settings = HubSettings(endpoint=hub.url, token=Token(value=None))
     secret = {

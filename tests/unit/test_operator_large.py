@@ -183,6 +183,7 @@ class _Circle:
         self.itself = self
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("why", ["a day", "twice as much"])
 def test_circles_that_were_frozen_go_once_a_day_or_before_they_are_half_of_the_memory(why):
     """Nobody visits what is frozen: without an end it would be a leak."""

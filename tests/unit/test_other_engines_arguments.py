@@ -56,6 +56,7 @@ def sglang():
     return parser
 
 
+@pytest.mark.slow
 def test_every_beginning_of_a_flag_means_what_argparse_takes_it_for(sglang):
     """Some two thousand spellings: what is ambiguous there is told here, and nothing is missed."""
     differ, rng = [], random.Random(1)
@@ -191,6 +192,7 @@ def test_every_flag_that_is_owned_exists_and_the_page_lists_it(engine, repositor
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("owned", [sglang_owned.OWNED, llama_cpp_owned.OWNED])
 def test_every_field_that_is_named_instead_exists(owned, repository):
     """A suggestion that is made must help when it is followed."""

@@ -118,6 +118,7 @@ def play(stream, step, data):
     }[step]()
 
 
+@pytest.mark.slow
 @settings(max_examples=tries(100))
 @given(steps=STEPS, modes=MODES)
 def test_any_order_of_messages_ends_with_nothing_held(steps, modes):

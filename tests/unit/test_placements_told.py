@@ -44,6 +44,7 @@ def size(fields):
     return len(json.dumps({k: v for k, v in fields.items() if v is not None}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "facts",
     [

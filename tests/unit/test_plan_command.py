@@ -350,6 +350,7 @@ def test_mig_slices_and_amd_nodes_of_a_file_are_tried_each_by_its_resource(saved
     assert ways["bf16", 2] == ["amd"], "no group spans slices"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "item",
     [
@@ -420,6 +421,7 @@ def test_a_start_log_replaces_the_ranges(tmp_path):
     assert "no line says" in errors
 
 
+@pytest.mark.slow
 def test_a_plot_is_drawn(tmp_path):
     picture = tmp_path / "plan.png"
     status, _, _ = plan("Qwen/Qwen3-0.6B", "-a", "L4", "--plot", str(picture))

@@ -223,6 +223,7 @@ FIELDS = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(changes=st.dictionaries(FIELDS, VALUES, min_size=1, max_size=4))
 def test_no_config_json_ends_in_a_traceback(hub, changes):

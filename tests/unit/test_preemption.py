@@ -429,6 +429,7 @@ CLUSTERS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.filter_too_much])
 @given(CLUSTERS, st.sampled_from([(30, 1), (38, 1), (38, 2)]))
 def test_after_they_have_gone_it_fits_and_nobody_has_gone_for_nothing(cluster, kind):

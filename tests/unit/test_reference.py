@@ -145,6 +145,7 @@ def test_the_settings_page_knows_every_objective(repository):
     assert names(own) == set(OVERLOAD_OBJECTIVES.meanings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "words"),
     [

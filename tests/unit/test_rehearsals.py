@@ -27,6 +27,7 @@ REFUSALS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", REFUSALS)
 async def test_the_old_replica_stays_while_the_new_pod_would_be_refused(what):
     """Drained first, it would be gone, and the new one would not come."""

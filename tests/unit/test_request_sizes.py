@@ -268,6 +268,7 @@ FIELDS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from([route for route in ROUTES.values() if route.parse_document is not None]),
     st.dictionaries(

@@ -206,6 +206,7 @@ def test_every_outcome_has_a_ring():
     assert {record.outcome for record in journal.recent} == set(Outcome)
 
 
+@pytest.mark.slow
 async def test_the_rings_are_bounded_in_bytes_whatever_clients_send():
     """60 requests of 2 MB for models that nobody serves took 250 MiB."""
     rig = Rig("--access-log", "off", "--tenants", "header", body_bytes=10_000_000)

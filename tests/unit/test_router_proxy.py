@@ -239,6 +239,7 @@ async def test_malformed_and_oversized_requests_get_an_answer(rig, data, status)
     assert (await exchange(rig.port, data, until_closed=True))[0] == status
 
 
+@pytest.mark.slow
 async def test_a_slow_client_slows_the_engine_down(rig, engine_factory):
     """Nothing may pile up in the router: the engine's own socket has to fill."""
     sent = 0
@@ -304,6 +305,7 @@ async def test_a_slow_reader_does_not_slow_the_others(rig, engine_factory):
     await until(lambda: not rig.num_leases)
 
 
+@pytest.mark.slow
 async def test_a_client_that_takes_nothing_is_let_go_after_a_while(engine_factory):
     """It holds a lease, and an engine that waits for it."""
     rig = Rig("--stalled-client-seconds", "0.3")

@@ -53,6 +53,7 @@ def test_the_document_has_what_programs_need():
     assert engine["step_time_error_ratio"] > 0
 
 
+@pytest.mark.slow
 def test_the_targets_that_are_given_are_what_memroute_admits_by():
     """Else a fleet of L4s (68 ms per token alone) is refused for a target that nobody asked for."""
     checked = scenario(
@@ -103,6 +104,7 @@ def test_the_same_seed_prints_the_same_figures():
     assert first == again != other
 
 
+@pytest.mark.slow
 def test_a_file_compares_fleets_with_faults(tmp_path):
     path = tmp_path / "scenario.yaml"
     path.write_text(

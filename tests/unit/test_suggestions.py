@@ -164,6 +164,7 @@ def planned(*arguments):
     return result.exit_code, option
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

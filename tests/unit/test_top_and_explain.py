@@ -155,6 +155,7 @@ async def test_what_a_replica_used_that_has_left_since_the_reading_is_not_called
     assert f"replicas that start or have just ended, {format_gib(promised)}" in why
 
 
+@pytest.mark.slow
 async def test_top_fits_80_columns_and_says_how_old_it_is(rig, tmp_path):
     await told(rig)
     config = kubeconfig(rig, tmp_path / "config")
@@ -181,6 +182,7 @@ async def test_top_fits_80_columns_and_says_how_old_it_is(rig, tmp_path):
     assert "one of name, free, promised, observed, foreign" in errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "state"),
     [
@@ -223,6 +225,7 @@ async def test_without_the_operators_view_promises_are_shown_and_that_is_said(ri
     assert "you may not get ConfigMap" in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
@@ -263,6 +266,7 @@ def unreachable(path):
     return path
 
 
+@pytest.mark.slow
 async def test_the_view_survives_its_own_writing(rig):
     """Small and large: text in data, or compressed."""
     await told(rig)
@@ -307,6 +311,7 @@ async def test_the_view_is_written_seldom(rig):
     assert writes() == first + 2
 
 
+@pytest.mark.slow
 async def test_top_of_a_namespace_without_models_says_so(rig, tmp_path):
     """A head without rows looks like a fault of the table."""
     await told(rig)
@@ -317,6 +322,7 @@ async def test_top_of_a_namespace_without_models_says_so(rig, tmp_path):
     assert "KV-TOKENS" not in output
 
 
+@pytest.mark.slow
 async def test_explain_says_where_each_replica_is_and_why(rig, tmp_path):
     await told(rig)
     config = kubeconfig(rig, tmp_path / "config")
@@ -352,6 +358,7 @@ async def test_explain_says_where_each_replica_is_and_why(rig, tmp_path):
         assert words in errors
 
 
+@pytest.mark.slow
 async def test_explain_says_which_replica_has_which_adapter(rig, tmp_path):
     """A request for an adapter goes to the replicas that have it: one of two is half a fleet."""
     await told(rig)
@@ -463,6 +470,7 @@ def followed(rig, command):
         rig.cluster.change("nodes", words[2], lambda obj: obj["spec"].pop("unschedulable"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", HELP)
 async def test_each_suggestion_helps_when_it_is_followed(case):
     """A suggestion that does not help costs a night: the operator itself follows each one here."""
