@@ -33,7 +33,7 @@ def values():
     """Every value, in the order of the file."""
     text = (CHART / "values.yaml").read_text()
     schema = json.loads((CHART / "values.schema.json").read_text())
-    return list(_walk(yaml.compose(text), schema, text.splitlines(), ()))
+    return list(_walk(yaml.compose(text, yaml.CSafeLoader), schema, text.splitlines(), ()))
 
 
 def _walk(node, schema, lines, path):
@@ -41,7 +41,7 @@ def _walk(node, schema, lines, path):
         where = (*path, key.value)
         inner = schema.get("properties", {}).get(key.value, {})
         is_group = isinstance(value, yaml.MappingNode) and "properties" in inner and value.value
-        default = yaml.safe_load(yaml.serialize(value))
+        default = yaml.load(yaml.serialize(value), yaml.CSafeLoader)
         comment = _comment_above(lines, key.start_mark.line)
         yield Value(where, default, comment, bool(is_group))
         if is_group:

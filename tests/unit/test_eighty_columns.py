@@ -9,7 +9,6 @@ import json
 import re
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from cluster_view import kubeconfig, memroute, told
@@ -210,9 +209,8 @@ def test_the_help_of_the_other_programs_fits(program, capsys, monkeypatch):
     assert length <= WIDTH, line
 
 
-def test_what_kubectl_get_prints_of_a_deployment_fits(repository):
+def test_what_kubectl_get_prints_of_a_deployment_fits(crd):
     """A model that serves, with a name of twenty letters; other columns come with -o wide."""
-    crd = yaml.safe_load((repository / "crds" / "modeldeployments.memroute.dev.yaml").read_text())
     columns = [
         one["name"]
         for one in crd["spec"]["versions"][0]["additionalPrinterColumns"]
