@@ -130,11 +130,11 @@ APART := $(addprefix tests/,contract/test_openapi.py contract/test_alerts.py clu
   cluster/test_dead_node.py cluster/test_odd_nodes.py cluster/test_upgrade.py e2e)
 
 # Random tests and simulations at their full sizes: `make check` tries a part (tests/support/sizes.py).
-# What is built (one core, or the network) is built behind the tests that need none of it, and gives
-# way to them. Compiled modules are tried at the part: at full size their source has been.
+# What is built (on one core, or waiting for the network) is built beside the tests that need none of
+# it, and gives way to them. Compiled modules are tried at the part: at full size their source has been.
 test: export MEMROUTE_FULL_SIZES = 1
 test: $(STAMP) ## everything: check, slow, the compiled modules, then contract, cluster and end-to-end tests
-	@nice $(MAKE) --no-print-directory binaries .native-tests/.built & built=$$!; \
+	@nice $(MAKE) --no-print-directory -j2 binaries .native-tests/.built & built=$$!; \
 	  $(MAKE) --no-print-directory check && $(MAKE) --no-print-directory slow; tests=$$?; \
 	  wait $$built && exit $$tests
 	@MEMROUTE_FULL_SIZES= $(MAKE) --no-print-directory native-test

@@ -7,6 +7,7 @@ The source stays the only source: mypyc compiles the same typed modules that run
 extension modules that lie beside them and are imported first (docs/adr/0010-compiled-or-not.md).
 """
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -111,9 +112,7 @@ def compile_modules(target: Path, flavour: Flavour = OPTIMISED) -> list[Path]:
             ROOT / package, target / Path(package).name, ignore=shutil.ignore_patterns("*.so")
         )
     (target / "setup.py").write_text(
-        _SETUP.format(
-            modules=list(MODULES), opt_level=flavour.opt_level, library=flavour.library
-        )
+        _SETUP.format(modules=list(MODULES), opt_level=flavour.opt_level, library=flavour.library)
     )
     build = subprocess.run(
         [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"],
@@ -149,10 +148,14 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--for-tests", action="store_true")
+    chosen = parser.parse_args()
     try:
-        folder, *words = sys.argv[1:]
-        chosen = {(): OPTIMISED, ("--for-tests",): FOR_TESTS}[tuple(words)]
-        for compiled in compile_modules(Path(folder), chosen):
+        for compiled in compile_modules(
+            chosen.folder, FOR_TESTS if chosen.for_tests else OPTIMISED
+        ):
             print(compiled)
     except NativeError as error:
         sys.exit(f"hatch_build: {error}")

@@ -30,6 +30,7 @@ def ask(quotas, grant, now, **facts):
     return quotas.ask(grant, "m", now_seconds=now, **(given_facts | facts))
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.floats(0.0, 20.0), st.integers(1, 40), st.integers(-20, 0)), max_size=80)
 )

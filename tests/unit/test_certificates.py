@@ -268,6 +268,7 @@ async def certificate_at(port: int) -> bytes:
     return shown
 
 
+@pytest.mark.slow
 async def test_a_rotation_is_seen_without_being_told(tmp_path, monkeypatch):
     monkeypatch.setattr("memroute_router.app.CERTIFICATE_SECONDS", 0.01)
     files = Files(tmp_path)

@@ -350,6 +350,7 @@ def test_an_address_that_a_proxy_tells_is_one_or_nothing(given, address):
     assert plain_address(given) == address
 
 
+@pytest.mark.slow
 def test_what_is_remembered_of_addresses_that_are_told_is_bounded():
     proxies = TrustedProxies(parse_networks("10.0.0.1"))
     for number in range(20_000):

@@ -22,6 +22,7 @@ def rows(text):
     return found
 
 
+@pytest.mark.slow
 def test_the_page_has_every_constant_with_its_present_value_and_nothing_else():
     """A table of 150 numbers that is written by hand is wrong within a week."""
     wanted = {(one.module, one.name): one.expression for one in find_constants()}
@@ -57,6 +58,7 @@ def test_roles_name_constants_that_exist():
     assert {*UNMEASURED, *GROUPS, *FROM_ONE, *KEPT} <= paths
 
 
+@pytest.mark.slow
 def test_a_constant_is_halved_and_doubled_or_its_distance_from_one_is():
     """Twice 0.98 would not forget faster but grow without bound; 1 - 0.98 doubled is 0.96."""
     by_path = {one.path: one for one in find_constants()}
@@ -122,6 +124,7 @@ def test_what_was_measured_of_another_value_is_not_told_of_this_one():
     assert verdict(constant, [None, None]) == "not measured yet"
 
 
+@pytest.mark.slow
 def test_a_constant_that_does_not_matter_says_why_it_is_there():
     """Those that nothing shows to matter are kept for a reason, or go."""
     assert [row[0] for row in constants_table() if row[-1] == "within noise"] == []

@@ -147,6 +147,7 @@ def test_where_everything_works_nothing_is_said_to_be_wrong(facts):
     assert len(found) >= 12
 
 
+@pytest.mark.slow
 def test_what_is_wrong_always_has_a_next_step(facts):
     """`Failed.` helps nobody at 3 a.m."""
     nothing = replace(
@@ -180,6 +181,7 @@ def test_where_nothing_answers_that_is_said_once(facts):
     assert finding.state is State.FAILED
 
 
+@pytest.mark.slow
 def test_the_fields_of_this_releases_crd_are_the_crds():
     """Compared with the file that is installed, so that no field is forgotten."""
     assert crd_fields.FIELDS.read_text() == crd_fields.text(), "python tests/support/crd_fields.py"
@@ -656,6 +658,7 @@ def test_a_request(facts, status, state, words):
     assert words in finding.sentence
 
 
+@pytest.mark.slow
 async def test_the_command_on_a_cluster_that_is_half_there(tmp_path):
     """Kinds that the server does not know are unknown: the command ends with an answer."""
     async with operator_rig(nodes=[node("gpu-a", gpus=1)], mdeps=[]) as rig:

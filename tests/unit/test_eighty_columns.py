@@ -82,6 +82,7 @@ def test_what_is_printed_fits(arguments):
     assert length <= WIDTH, line
 
 
+@pytest.mark.slow
 def test_a_plan_on_a_fleet_fits(fleet):
     """Names of cloud nodes are longer than half of a line; their ends tell them apart."""
     text = run("plan", "Qwen/Qwen3-32B", "--inventory", fleet)
@@ -94,6 +95,7 @@ def test_a_plan_on_a_fleet_fits(fleet):
     assert "WEIGHTS" not in text
 
 
+@pytest.mark.slow
 def test_a_plan_on_four_hundred_devices_is_a_page(tmp_path):
     """Of devices alike a line tells all: each by itself was 1,200 lines."""
     nodes = []
@@ -227,6 +229,7 @@ def test_what_kubectl_get_prints_of_a_deployment_fits(crd):
     assert sum(widths) + gap * len(widths) + 20 <= WIDTH
 
 
+@pytest.mark.slow
 async def test_an_explanation_with_commands_to_copy_fits(tmp_path):
     """A command is folded as a shell reads it; names of nodes are as long as they are."""
     async with operator_rig(

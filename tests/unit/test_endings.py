@@ -260,6 +260,7 @@ async def test_others_that_were_there_are_served_elsewhere_and_forgiven(fleet_of
     victims.set()
 
 
+@pytest.mark.slow
 async def test_replicas_that_die_for_their_own_reasons_take_nobodys_second_try(fleet_of):
     """One crashes with forty requests in flight, a second one with several of the same."""
     fleet = await fleet_of(3)

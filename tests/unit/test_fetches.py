@@ -64,6 +64,7 @@ def test_a_download_that_stands_still_is_told_and_one_that_is_slow_is_not():
     assert "nothing has moved" not in words(3600.0, phase="waiting"), "another one's affair"
 
 
+@pytest.mark.slow
 @given(
     st.one_of(
         st.text(),

@@ -45,6 +45,7 @@ async def test_a_lower_one_gives_way_and_events_are_on_both_sides():
         assert "gave way to default/vip (priority 1000 > 0) and needs" in placed["message"]
 
 
+@pytest.mark.slow
 async def test_nobody_leaves_for_a_pod_that_would_be_refused():
     """It is told on the one that waits; the other serves on and says nothing."""
     async with operator_rig(nodes=[node()], mdeps=[low()]) as rig:

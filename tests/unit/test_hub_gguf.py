@@ -87,6 +87,7 @@ async def test_a_file_is_known_by_its_header(hub, files, file):
     assert replica_footprint(shape).weights.expected == pytest.approx(whole.tensor_bytes, rel=0.01)
 
 
+@pytest.mark.slow
 async def test_a_long_header_is_read_in_windows_and_no_weights_are(hub, files):
     """Of a file of 40 GB some megabytes are asked for, and nothing twice."""
     found = await resolve(hub, LARGE)

@@ -192,6 +192,7 @@ ANY = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(
     name=ANY | st.just("org/tiny"), revision=ANY | st.just("main"), commit=ANY, size=ANY,
     endpoint=ANY, config=ANY | st.just(json.dumps(TINY_CONFIG)) | st.just("[" * 5000),
@@ -348,6 +349,7 @@ async def test_a_model_of_the_hub_is_pinned_and_then_serves():
         assert COMMIT in pod["spec"]["containers"][0]["args"]
 
 
+@pytest.mark.slow
 async def test_a_restart_while_the_hub_is_down_keeps_what_was_pinned():
     """Nor does it notice that the branch has moved: replicas of one spec are one model."""
     async with operator_rig(nodes=GPUS, mdeps=[of_hub()], resolve_model=ScriptedHub()) as rig:

@@ -202,6 +202,7 @@ def a_map(**parts):
     return {"data": {"map": json.dumps({"version": 1, "nodes": [], "models": [], **parts})}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("obj", "why"),
     [

@@ -145,6 +145,7 @@ NASTY = st.text(
 )
 
 
+@pytest.mark.slow
 @given(before=NASTY, between=NASTY, after=NASTY)
 @settings(max_examples=tries(150, 500))
 def test_no_reader_finds_another_host_in_what_is_allowed(before, between, after):

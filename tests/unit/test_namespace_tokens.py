@@ -66,6 +66,7 @@ async def refusal(hub, secrets, **how):
     return raised.value
 
 
+@pytest.mark.slow
 async def test_a_secret_that_may_be_read_opens_the_model(hub):
     found = await resolve(hub, Secrets(data={"token": f"{GOOD_TOKEN}\n"}))
     assert found.is_gated

@@ -140,6 +140,7 @@ async def silent_cluster(rig, *, renewing, seconds=45):
     rig.cluster.cut_off.add("a")
 
 
+@pytest.mark.slow
 async def test_a_dead_node_is_replaced_within_seconds_of_kubernetes_word():
     """With defaults: the replica is made again two steps after its node is called silent."""
     async with operator_rig(nodes=[node(n) for n in NAMES], mdeps=[mdep("m")]) as rig:

@@ -54,6 +54,7 @@ class Socket:
     abort = close
 
 
+@pytest.mark.slow
 @given(frames=st.lists(FRAMES, max_size=12), cuts=st.lists(st.integers(1, 30), max_size=20))
 def test_any_frames_in_any_pieces_are_lived_with(frames, cuts):
     """Nothing raises, and nothing is held once the connection has gone."""

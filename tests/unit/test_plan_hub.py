@@ -102,6 +102,7 @@ def test_a_name_of_the_catalogue_asks_nobody(hub):
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_the_catalogue_shadows_no_revision(hub):
     """Whoever names a revision wants that one: the catalogue knows one version of each model."""
     found = facts(f"{CATALOGUED}@main", "--context", "2048")

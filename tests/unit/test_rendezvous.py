@@ -28,6 +28,7 @@ def favourites(found, among=REPLICAS):
     return [found.favourite(key, among) for key in KEYS]
 
 
+@pytest.mark.slow
 def test_two_processes_agree_whatever_their_hash_seed_and_the_order_of_their_replicas():
     """Python salts ``hash`` anew in every process: two routers that used it would never agree."""
     script = (

@@ -59,6 +59,7 @@ def last_good(rig):
     return rig.cluster.objects["modeldeployments"]["default/m"]["status"]["lastGood"]
 
 
+@pytest.mark.slow
 async def test_an_operator_that_starts_returns_to_what_another_one_knew():
     """It was killed when it had written that the revision has failed, and nothing else."""
     async with operator_rig(nodes=[node(gpus=1)], mdeps=[mdep("m")]) as rig:

@@ -315,6 +315,7 @@ async def ask(port, data, *, leaves):
             await writer.wait_closed()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 async def test_every_refusal_and_failure_of_a_chaos_run_is_explained_by_the_log(
     engine_factory, repository, seed

@@ -114,6 +114,7 @@ async def rig():
     await it.stop()
 
 
+@pytest.mark.slow
 async def test_a_change_is_applied_and_a_broken_file_changes_nothing(rig, tmp_path, monkeypatch):
     """Requests go on in the meantime, to those who stay."""
     monkeypatch.setattr("memroute_router.watched.POLL_SECONDS", 0.05)

@@ -18,6 +18,7 @@ def simulate(*arguments):
     return CliRunner().invoke(app, ["simulate", *arguments])
 
 
+@pytest.mark.slow
 def test_a_fleet_and_a_workload_make_a_table():
     result = simulate(MODEL, *QUICK, "-p", "memroute", "-p", "random")
     assert result.exit_code == 0, result.output
@@ -97,6 +98,7 @@ def test_targets_that_a_fleet_cannot_meet_are_told():
     assert "cannot be met" not in simulate(MODEL, "--requests", "5", "-a", "H100").output
 
 
+@pytest.mark.slow
 def test_the_same_seed_prints_the_same_figures():
     first, again, other = (
         simulate(MODEL, *QUICK, "--output", "json", "--seed", seed).stdout for seed in "112"

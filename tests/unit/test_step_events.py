@@ -17,6 +17,7 @@ def placed(name):
     return SimpleNamespace(key=key, node="a", why="tightest fit")
 
 
+@pytest.mark.slow
 def test_many_replicas_are_one_event():
     """A thousand replicas that are placed at once are no thousand Events."""
     events = StepEvents()

@@ -227,6 +227,7 @@ NUMBERS = st.integers(0, 10**15).map(lambda number: f"{number:,}")
 SENTENCES = st.lists(st.text(alphabet="abcdef", min_size=1, max_size=12), max_size=30).map(" ".join)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(NAMES, NAMES, NUMBERS, SENTENCES), max_size=5))
 def test_a_table_fits_and_no_number_is_cut(rows):
     """A digit that is cut off is a wrong number; a name without its middle is still a name."""
