@@ -41,7 +41,7 @@ def _walk(node, schema, lines, path):
         where = (*path, key.value)
         inner = schema.get("properties", {}).get(key.value, {})
         is_group = isinstance(value, yaml.MappingNode) and "properties" in inner and value.value
-        default = yaml.load(yaml.serialize(value), yaml.CSafeLoader)
+        default = yaml.SafeLoader("").construct_document(value)
         comment = _comment_above(lines, key.start_mark.line)
         yield Value(where, default, comment, bool(is_group))
         if is_group:

@@ -122,7 +122,6 @@ def kind_of(action):
     return ["string", "null"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_every_setting_has_a_value_of_its_type_and_every_value_is_a_setting(
     program, values, schema, monkeypatch

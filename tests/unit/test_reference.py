@@ -37,7 +37,6 @@ def names(text):
     return set(re.findall(r"^\| `([^`]+)` ", text, re.MULTILINE))
 
 
-@pytest.mark.slow
 def test_the_page_of_the_api_is_made_from_the_crd():
     """Made anew by ``python tests/support/api_reference.py`` whenever a field changes."""
     assert api_reference.PAGE.read_text() == api_reference.page()
