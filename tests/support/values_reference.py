@@ -58,11 +58,11 @@ def _comment_above(lines, number):
 
 def page():
     """The whole page."""
-    parts = [HEAD]
-    of_all = [one for one in values() if len(one.path) == 1 and not one.is_group]
+    parts, found = [HEAD], values()
+    of_all = [one for one in found if len(one.path) == 1 and not one.is_group]
     parts.append("## Of the whole release\n\n" + _table(of_all))
-    for group in (one for one in values() if one.is_group and len(one.path) == 1):
-        inner = [one for one in values() if one.path[0] == group.path[0] and len(one.path) > 1]
+    for group in (one for one in found if one.is_group and len(one.path) == 1):
+        inner = [one for one in found if one.path[0] == group.path[0] and len(one.path) > 1]
         parts.append(f"## {group.path[0]}\n\n{group.comment}\n\n" + _table(inner))
     return "\n".join(parts)
 
