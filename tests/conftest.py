@@ -10,7 +10,7 @@ from sizes import EXPLORES, tries
 settings.register_profile(
     "default",
     deadline=None,
-    max_examples=tries(60),
+    max_examples=tries(20, 60),
     derandomize=not EXPLORES,
     suppress_health_check=[HealthCheck.too_slow],
 )
@@ -22,6 +22,15 @@ REPOSITORY = Path(__file__).parents[1]
 def repository():
     """The root of the checkout."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def crd(repository):
+    """The CRD of ModelDeployments, read once: half a second in plain Python, and many look."""
+    import yaml
+
+    text = (repository / "crds" / "modeldeployments.memroute.dev.yaml").read_text()
+    return yaml.load(text, Loader=yaml.CSafeLoader)
 
 
 @pytest.fixture(scope="session")
@@ -54,8 +63,15 @@ NUM_LOG_LINES = 40
 """Of each operator's log, when a test fails."""
 
 
+# What takes longer: programs as processes; whole operators, fleets and routers on their own clocks.
+SLOW_FOLDERS = {"programs", "simulation"}
+
+
 def pytest_collection_modifyitems(items):
-    """What looks back on the whole run comes last."""
+    """`make slow` takes whole folders too. What looks back on the whole run comes last."""
+    for item in items:
+        if item.path.parent.name in SLOW_FOLDERS:
+            item.add_marker("slow")
     items.sort(key=lambda item: item.get_closest_marker("last") is not None)
 
 

@@ -62,7 +62,7 @@ def test_the_image_holds_memroute_and_what_it_needs_and_nothing_else(builder, pr
     packages = [found[1] for name in files if (found := inside.match(name))]
     assert any(name.startswith(f"memroute_{program}/") for name in packages)
     unwanted = re.compile(
-        r"(^|/)(\.git|\.pytest_cache|\.mypy_cache|\.ruff_cache|\.cache|\.native)(/|$)"
+        r"(^|/)(\.git|\.pytest_cache|\.mypy_cache|\.ruff_cache|\.cache|\.native(-tests)?)(/|$)"
         r"|^(tests|bench|monitoring|release|docs)/|^memroute[a-z_]*/(.*/)?(tests/|test_|conftest)"
     )
     assert [name for name in packages if unwanted.search(name)] == []

@@ -18,7 +18,7 @@ Why it is so: [ADR 29](../adr/0029-the-api.md). How tools read its conditions:
 
 def page():
     """The whole page."""
-    document = yaml.safe_load(CRD.read_text())
+    document = yaml.load(CRD.read_text(), yaml.CSafeLoader)
     version = document["spec"]["versions"][0]
     properties = version["schema"]["openAPIV3Schema"]["properties"]
     columns = [one for one in version["additionalPrinterColumns"] if not one.get("priority")]

@@ -29,7 +29,7 @@ What a user of a ModelDeployment is told, in {{number}} situations: the state of
 reason of the condition (`Ready`, unless another is named), the Events that are written, the sentence, and the part of it
 that says what helps. Each row is made to happen on a cluster (objects changed as kubelet, kube-scheduler and the API server
 change them) and read from what the operator has written; a test compares this page with it
-(`tests/unit/test_situations.py`), and tries suggestions of placement by following them
+(`tests/simulation/test_situations.py`), and tries suggestions of placement by following them
 (`tests/unit/test_top_and_explain.py`). All signatures of failures are in [failures](failures.md).
 
 What each condition means, and how often what fails is tried again: [settings](settings.md#conditions-of-a-modeldeployment).

@@ -1,4 +1,4 @@
-"""How much a test tries: a part of it in ``make check``, all of it in ``make test``.
+"""How much a test tries: a part of it in ``make check`` and ``make slow``, all in ``make test``.
 
 ``make test`` sets ``MEMROUTE_FULL_SIZES``. The part is large enough to find what the test is for.
 """

@@ -33,7 +33,7 @@ def values():
     """Every value, in the order of the file."""
     text = (CHART / "values.yaml").read_text()
     schema = json.loads((CHART / "values.schema.json").read_text())
-    return list(_walk(yaml.compose(text), schema, text.splitlines(), ()))
+    return list(_walk(yaml.compose(text, yaml.CSafeLoader), schema, text.splitlines(), ()))
 
 
 def _walk(node, schema, lines, path):
@@ -41,7 +41,7 @@ def _walk(node, schema, lines, path):
         where = (*path, key.value)
         inner = schema.get("properties", {}).get(key.value, {})
         is_group = isinstance(value, yaml.MappingNode) and "properties" in inner and value.value
-        default = yaml.safe_load(yaml.serialize(value))
+        default = yaml.SafeLoader("").construct_document(value)
         comment = _comment_above(lines, key.start_mark.line)
         yield Value(where, default, comment, bool(is_group))
         if is_group:
@@ -58,11 +58,11 @@ def _comment_above(lines, number):
 
 def page():
     """The whole page."""
-    parts = [HEAD]
-    of_all = [one for one in values() if len(one.path) == 1 and not one.is_group]
+    parts, found = [HEAD], values()
+    of_all = [one for one in found if len(one.path) == 1 and not one.is_group]
     parts.append("## Of the whole release\n\n" + _table(of_all))
-    for group in (one for one in values() if one.is_group and len(one.path) == 1):
-        inner = [one for one in values() if one.path[0] == group.path[0] and len(one.path) > 1]
+    for group in (one for one in found if one.is_group and len(one.path) == 1):
+        inner = [one for one in found if one.path[0] == group.path[0] and len(one.path) > 1]
         parts.append(f"## {group.path[0]}\n\n{group.comment}\n\n" + _table(inner))
     return "\n".join(parts)
 

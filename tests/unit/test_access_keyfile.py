@@ -132,6 +132,7 @@ def test_a_file_that_makes_no_sense_is_refused_with_the_reason(document, told):
     assert ALICE not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["key: " + ALICE + ": x: [", "{" + ALICE, "\t" + ALICE, "[" * 9000]
 )
@@ -142,6 +143,7 @@ def test_no_reason_quotes_the_file(text):
     assert ALICE not in str(error.value)
 
 
+@pytest.mark.slow
 @settings(max_examples=tries(30, 60))
 @given(
     st.recursive(
@@ -201,6 +203,7 @@ def test_patterns_of_models():
     assert not ModelNames([]).allow("m")
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_keys_are_read():
     """A fleet whose users have keys of their own: as JSON that is half a second of a core."""
     listed = [

@@ -1,5 +1,7 @@
 """Tenants that are told apart by words that nobody has checked."""
 
+import pytest
+
 from memroute_router.access.newcomers import (
     BURST,
     MAX_CANDIDATES,
@@ -16,6 +18,7 @@ def test_a_word_that_comes_back_is_a_tenant():
     assert words.tenant("", now_seconds=5.0) == ""
 
 
+@pytest.mark.slow
 def test_a_flood_of_fresh_words_is_one_tenant_and_pushes_nobody_out():
     """However many there are: what is kept is bounded, and who was there stays."""
     words = KnownWords()

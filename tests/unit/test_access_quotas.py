@@ -30,6 +30,7 @@ def ask(quotas, grant, now, **facts):
     return quotas.ask(grant, "m", now_seconds=now, **(given_facts | facts))
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.floats(0.0, 20.0), st.integers(1, 40), st.integers(-20, 0)), max_size=80)
 )
@@ -71,6 +72,7 @@ def test_more_than_was_reserved_counts_from_when_it_is_seen():
     assert window.total == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(size(1, 3)))
 @pytest.mark.parametrize("sets_limits", [False, True])
 def test_token_limits_hold_within_two_percent(seed, sets_limits):

@@ -485,6 +485,7 @@ async def test_a_revoked_key_is_refused_and_a_broken_file_changes_nothing(tmp_pa
     await rig.stop()
 
 
+@pytest.mark.slow
 async def test_a_bug_in_reading_a_file_ends_nothing_and_quotes_nothing(tmp_path, caplog):
     """Whatever is wrong with a file, the router goes on with the last good one."""
     rig = await keyed_rig(tmp_path, tenant("alice", ALICE))
@@ -576,6 +577,7 @@ async def test_engines_keep_the_cache_of_a_tenant_apart_where_it_is_asked_for(
     await rig.stop()
 
 
+@pytest.mark.slow
 async def test_words_without_number_leave_nothing_behind(tmp_path):
     """Unknown keys are refused before anything of theirs is kept."""
     rig = await keyed_rig(tmp_path, tenant("alice", ALICE))

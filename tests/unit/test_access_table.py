@@ -146,6 +146,7 @@ def test_the_table_has_a_test_for_each_row(repository):
     assert all(set(row) <= {"yes", "no"} and len(row) == 4 for row in table(repository).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", PROBES)
 async def test_each_cell_of_the_table_is_true(repository, tmp_path, what):
     fleet = Fleet()

@@ -105,6 +105,7 @@ ODD_TIMES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ODD_TIMES, ids=lambda value: value[:12])
 @pytest.mark.parametrize("name", ["exp", "nbf", "iat"])
 async def test_a_time_that_is_no_number_of_seconds_is_401_and_says_so(tmp_path, name, value):

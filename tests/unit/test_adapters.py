@@ -368,6 +368,7 @@ def test_what_could_not_be_fetched_says_why():
         assert found.fetching == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "said",
     [

@@ -66,6 +66,7 @@ def test_a_link_that_is_none_is_refused_with_those_that_are(command):
     assert "17.4us-15GBps" in told.stderr
 
 
+@pytest.mark.slow
 def test_a_plan_on_a_fleet_takes_the_link_that_its_nodes_name(tmp_path):
     """What is said on the node is what rates go by; where nodes differ, nobody's word."""
     path = tmp_path / "fleet.json"
@@ -112,6 +113,7 @@ def test_a_plan_says_what_two_on_a_card_keep():
     assert "REQUESTS PER CARD" in table
 
 
+@pytest.mark.slow
 def test_replicas_on_one_card_are_simulated_as_slow_as_they_are():
     """Four replicas on two cards: half of the memory each, and more than twice the time."""
     common = ("simulate", "Qwen/Qwen3-4B", "-a", "A100-40", "--replicas", "2", "--requests", "80",

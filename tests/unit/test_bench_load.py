@@ -65,6 +65,7 @@ async def test_every_token_is_counted_and_timed():
     assert document["send_lag_seconds"]["p99"] is not None
 
 
+@pytest.mark.slow
 async def test_latency_counts_from_the_intended_send_even_if_nothing_is_answered():
     """The loop is blocked for 0.3 s in the middle of the schedule: that is in the TTFT."""
     async with server(stream) as url:

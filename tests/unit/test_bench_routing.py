@@ -194,6 +194,7 @@ def test_routers_are_compared_with_one_of_them():
     assert list(stable.columns[3].cells) == ["0.600; 0.900; 100; 0", "-"]
 
 
+@pytest.mark.slow
 def test_a_run_of_several_routers_says_what_they_told_each_other():
     row = run_routers(
         "shared-prefix", "reports", num_routers=2, seed=1, come_and_go=True, times=0.1
@@ -203,6 +204,7 @@ def test_a_run_of_several_routers_says_what_they_told_each_other():
     assert row["prefix_hit_ratio"] > 0.2
 
 
+@pytest.mark.slow
 def test_goodput_is_of_the_time_of_sending_however_long_the_last_answer_takes():
     point = run(CASES["kv-cliff"], "memroute", rate=4.0, seed=1, times=0.1)
     assert point.summary.attainment_ratio == 1.0
@@ -272,6 +274,7 @@ def test_bad_arguments_are_told(arguments, told, capsys):
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", sorted(PLOTTED))
 def test_every_study_can_be_drawn(study, tmp_path):
     """Rows as they come: two seeds of two policies, and a run in which nothing was served."""

@@ -102,6 +102,7 @@ META = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_of_another_model_and_parallelism_is_read_from_its_folder(tmp_path):
     """Accelerator by the folder's name, blocks computed, lengths without the workload."""
     make_run(tmp_path / "RTXPRO6000_Qwen3-32B", spec=spec_of(), meta=META)
@@ -119,6 +120,7 @@ def test_a_run_of_another_model_and_parallelism_is_read_from_its_folder(tmp_path
     assert not any(figure.is_off for figure in latencies)
 
 
+@pytest.mark.slow
 def test_an_engine_that_is_a_fifth_slower_is_found_out(tmp_path, capsys):
     make_run(tmp_path / "RTXPRO6000_Qwen3-32B", spec=spec_of(), meta=META, slowdown=1.25)
     assert main(["--ground-truth", str(tmp_path)]) == 1
@@ -130,6 +132,7 @@ def test_an_engine_that_is_a_fifth_slower_is_found_out(tmp_path, capsys):
     assert tpot["low"] < tpot["predicted"] < tpot["high"]
 
 
+@pytest.mark.slow
 def test_recorded_blocks_workload_and_preemptions_are_used(tmp_path):
     """A pool of 700 blocks: the cache is full, and how often requests were preempted is known."""
     meta = META | {

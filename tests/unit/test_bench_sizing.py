@@ -35,6 +35,7 @@ def test_the_credit_for_a_prefix_is_what_engines_have_cached(model):
     assert quantile(cached, 0.9) < 0.1
 
 
+@pytest.mark.slow
 def test_the_corpus_is_the_one_that_was_counted(monkeypatch, capsys):
     """The table names every pool, and the last case is among those counted."""
     assert max(count.case for count in COUNTS["Qwen3-VL-8B-Instruct"]) == len(CASES) - 1

@@ -1,5 +1,6 @@
 """What replicas tell of their blocks, and what a prompt's tokens say of it."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -111,6 +112,7 @@ def test_what_is_on_its_way_counts_until_all_of_it_has_arrived():
 PROMPTS = st.lists(st.integers(0, 1), max_size=12)
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(st.sampled_from("ab"), st.sampled_from(["store", "remove", "clear"]), PROMPTS),

@@ -93,6 +93,7 @@ async def stream(_engine, writer):
     writer.write(b"0\r\n\r\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "script"),
     [

@@ -317,6 +317,7 @@ async def test_where_documents_wait_for_their_tokens_others_are_told_to_come_bac
     assert room.held_bytes == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WORST)
 def test_a_document_takes_no_more_than_is_estimated(kind):
     """By CPython's own count of what was made: lists, dicts, strings and numbers."""

@@ -106,6 +106,7 @@ async def test_a_broken_certificate_changes_nothing_and_is_read_again(served, tm
     assert await ask(rig.port, client_of(files)) == 200
 
 
+@pytest.mark.slow
 async def test_connections_are_accepted_all_the_while_that_certificates_change(served, tmp_path):
     files = Files(tmp_path)
     path = files.sign("router")
@@ -267,6 +268,7 @@ async def certificate_at(port: int) -> bytes:
     return shown
 
 
+@pytest.mark.slow
 async def test_a_rotation_is_seen_without_being_told(tmp_path, monkeypatch):
     monkeypatch.setattr("memroute_router.app.CERTIFICATE_SECONDS", 0.01)
     files = Files(tmp_path)

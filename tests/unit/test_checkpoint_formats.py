@@ -294,6 +294,7 @@ MOE_CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", MOE_CASES)
 def test_experts_have_formats_of_their_own(case):
     """Engines fuse the experts of a layer; files name them one by one, or as a whole."""
@@ -312,6 +313,7 @@ STORES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(1, 3), st.sampled_from((512, 1024, 1536)), st.sampled_from((1408, 2816)),
@@ -344,6 +346,7 @@ def test_any_mix_of_formats_weighs_what_its_files_do(
     assert found == pytest.approx(truth, rel=MAX_ERROR)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(("gptq", "awq", "modelopt", "auto-round")),

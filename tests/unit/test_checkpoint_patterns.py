@@ -157,6 +157,7 @@ def test_what_checkpoints_write_is_left_to_re(usual):
     assert expression(usual).careful is None
 
 
+@pytest.mark.slow
 def test_more_expressions_than_can_be_tried_are_refused():
     """A configuration of ten megabytes is a program's mistake, or somebody's attack."""
     with pytest.raises(UnknownFormatError, match="so many expressions"):

@@ -182,6 +182,7 @@ def test_a_busy_gateway_does_not_keep_others_idle_connections_open():
     assert clients.place_for(clients.connected(b"10.0.0.3", Line())) in idle
 
 
+@pytest.mark.slow
 def test_accounts_end_with_what_they_count():
     """A million addresses, one after the other, leave nothing."""
     clients = Clients()
@@ -349,6 +350,7 @@ def test_an_address_that_a_proxy_tells_is_one_or_nothing(given, address):
     assert plain_address(given) == address
 
 
+@pytest.mark.slow
 def test_what_is_remembered_of_addresses_that_are_told_is_bounded():
     proxies = TrustedProxies(parse_networks("10.0.0.1"))
     for number in range(20_000):

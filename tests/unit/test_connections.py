@@ -110,6 +110,7 @@ async def test_a_file_with_https_replicas_is_read_again_and_nothing_is_forgotten
 ONE = "models: [{name: m, replicas: [URL]}]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -240,6 +241,7 @@ async def test_idle_connections_are_closed_after_four_seconds_however_many_there
     await until(lambda: engine.num_open == 0)
 
 
+@pytest.mark.slow
 async def test_a_name_that_is_not_resolved_delays_no_other(engine_factory):
     """A name server may take half a minute for one name."""
     hangs = asyncio.Event()

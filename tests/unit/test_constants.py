@@ -56,6 +56,7 @@ def test_roles_name_constants_that_exist():
     assert {*UNMEASURED, *GROUPS, *FROM_ONE, *KEPT} <= paths
 
 
+@pytest.mark.slow
 def test_a_constant_is_halved_and_doubled_or_its_distance_from_one_is():
     """Twice 0.98 would not forget faster but grow without bound; 1 - 0.98 doubled is 0.96."""
     by_path = {one.path: one for one in find_constants()}
@@ -121,6 +122,7 @@ def test_what_was_measured_of_another_value_is_not_told_of_this_one():
     assert verdict(constant, [None, None]) == "not measured yet"
 
 
+@pytest.mark.slow
 def test_a_constant_that_does_not_matter_says_why_it_is_there():
     """Those that nothing shows to matter are kept for a reason, or go."""
     assert [row[0] for row in constants_table() if row[-1] == "within noise"] == []

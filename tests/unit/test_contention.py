@@ -128,6 +128,7 @@ def test_a_limit_costs_no_large_replica_its_place():
 SIZES = st.tuples(st.integers(6, 70), st.sampled_from([0.2, 0.5, 0.95, None]))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(SIZES, max_size=9), st.integers(1, 4), st.sampled_from([1.0, 1.5, 2.0]))
 def test_no_limit_ever_places_fewer_and_no_device_is_promised_more_than_it_has(

@@ -69,6 +69,7 @@ class Recorded(Source):
         return self._series
 
 
+@pytest.mark.slow
 def test_every_kind_of_panel_is_drawn_with_and_without_data(tmp_path, monkeypatch):
     """A gap in a line, a stat without points and an empty table are what a young fleet has."""
     panels = (

@@ -31,6 +31,7 @@ async def told(rig, *arguments, columns=220):
     return await asyncio.to_thread(decisions, "--router", address, *arguments, columns=columns)
 
 
+@pytest.mark.slow
 async def test_it_says_where_a_request_went_and_why(rig):
     _, headers, _ = await exchange(rig.port, raw(body()))
     status, output, _ = await told(rig, headers["x-request-id"])
@@ -65,6 +66,7 @@ async def test_it_says_why_a_request_was_refused(rig):
     assert replica["capacity_tokens"] == 1000
 
 
+@pytest.mark.slow
 async def test_it_says_who_waits_and_for_what(rig, engine_factory):
     rig.pools.remove_replica("default/a")
     release = asyncio.Event()
@@ -80,12 +82,14 @@ async def test_it_says_who_waits_and_for_what(rig, engine_factory):
     assert [(await each)[0] for each in asked] == [200, 200]
 
 
+@pytest.mark.slow
 async def test_a_request_that_nobody_remembers_is_an_error_that_says_so(rig):
     status, _, errors = await told(rig, "no-such-id")
     assert status == 1
     assert "remembers no request" in errors
 
 
+@pytest.mark.slow
 async def test_an_address_is_taken_as_people_type_it(rig):
     """The demo prints one that ends in /v1, and nobody types http:// for localhost."""
     for address in (f"127.0.0.1:{rig.ops_port}", f"http://127.0.0.1:{rig.ops_port}/v1/"):

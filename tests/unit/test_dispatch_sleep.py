@@ -412,6 +412,7 @@ class Run:
             call()
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32))
 def test_no_request_is_lost_and_no_lease_is_left(seed):

@@ -21,6 +21,7 @@ def poisson(rng, rate, seconds, make):
     return arrivals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "share"), [(40, 0.05), (40, 0.2), (40, 0.5), (100, 0.2)])
 def test_a_full_canary_does_not_delay_what_is_meant_for_the_stable_replicas(rate, share):
     """They were idle, and its requests waited for 0.5 to 0.7 s behind those of the canary."""
@@ -39,6 +40,7 @@ def test_a_full_canary_does_not_delay_what_is_meant_for_the_stable_replicas(rate
     assert p95(stable) < 0.025
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [5, 20, 100])
 def test_an_adapter_without_a_slot_does_not_delay_the_others(rate):
     """Both replicas use their only slot for another adapter: base requests waited for 0.5 s."""

@@ -296,6 +296,7 @@ class Traffic:
             self.advance()
 
 
+@pytest.mark.slow
 @settings(max_examples=tries(60))
 @given(
     st.lists(

@@ -70,6 +70,7 @@ async def test_an_operator_that_starts_anew_leaves_budgets_as_they_are():
         assert rig.cluster.count("POST", "poddisruptionbudgets") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "selector",
     [

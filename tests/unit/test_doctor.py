@@ -139,6 +139,7 @@ def states(findings):
     return [one.state.value for one in findings]
 
 
+@pytest.mark.slow
 def test_where_everything_works_nothing_is_said_to_be_wrong(facts):
     """A doctor that finds something in the healthy is not asked twice."""
     found = all_findings(facts)
@@ -146,6 +147,7 @@ def test_where_everything_works_nothing_is_said_to_be_wrong(facts):
     assert len(found) >= 12
 
 
+@pytest.mark.slow
 def test_what_is_wrong_always_has_a_next_step(facts):
     """`Failed.` helps nobody at 3 a.m."""
     nothing = replace(
@@ -179,6 +181,7 @@ def test_where_nothing_answers_that_is_said_once(facts):
     assert finding.state is State.FAILED
 
 
+@pytest.mark.slow
 def test_the_fields_of_this_releases_crd_are_the_crds():
     """Compared with the file that is installed, so that no field is forgotten."""
     assert crd_fields.FIELDS.read_text() == crd_fields.text(), "python tests/support/crd_fields.py"
@@ -655,6 +658,7 @@ def test_a_request(facts, status, state, words):
     assert words in finding.sentence
 
 
+@pytest.mark.slow
 async def test_the_command_on_a_cluster_that_is_half_there(tmp_path):
     """Kinds that the server does not know are unknown: the command ends with an answer."""
     async with operator_rig(nodes=[node("gpu-a", gpus=1)], mdeps=[]) as rig:
@@ -691,6 +695,7 @@ async def test_a_cluster_that_does_not_answer_is_one_failure_and_not_twelve(tmp_
     assert "1 failed" in output
 
 
+@pytest.mark.slow
 async def test_a_cluster_without_memroute_is_told_to_have_none(tmp_path):
     """Before the first `helm install`, and after a kubeconfig of the wrong cluster."""
     async with operator_rig(nodes=[node("gpu-a", gpus=1)], mdeps=[]) as rig:

@@ -9,7 +9,6 @@ import json
 import re
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from cluster_view import kubeconfig, memroute, told
@@ -63,6 +62,7 @@ def fleet(tmp_path):
 QUICK = ("--requests", "40", "--rate", "10")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -82,6 +82,7 @@ def test_what_is_printed_fits(arguments):
     assert length <= WIDTH, line
 
 
+@pytest.mark.slow
 def test_a_plan_on_a_fleet_fits(fleet):
     """Names of cloud nodes are longer than half of a line; their ends tell them apart."""
     text = run("plan", "Qwen/Qwen3-32B", "--inventory", fleet)
@@ -94,6 +95,7 @@ def test_a_plan_on_a_fleet_fits(fleet):
     assert "WEIGHTS" not in text
 
 
+@pytest.mark.slow
 def test_a_plan_on_four_hundred_devices_is_a_page(tmp_path):
     """Of devices alike a line tells all: each by itself was 1,200 lines."""
     nodes = []
@@ -124,6 +126,7 @@ def test_narrower_than_any_table_no_number_is_cut():
         assert number in narrow
 
 
+@pytest.mark.slow
 async def test_decisions_take_one_line_each(engine_factory):
     """Twenty requests on one screen: who reads a list wants lines, not paragraphs."""
     rig = Rig()
@@ -208,9 +211,8 @@ def test_the_help_of_the_other_programs_fits(program, capsys, monkeypatch):
     assert length <= WIDTH, line
 
 
-def test_what_kubectl_get_prints_of_a_deployment_fits(repository):
+def test_what_kubectl_get_prints_of_a_deployment_fits(crd):
     """A model that serves, with a name of twenty letters; other columns come with -o wide."""
-    crd = yaml.safe_load((repository / "crds" / "modeldeployments.memroute.dev.yaml").read_text())
     columns = [
         one["name"]
         for one in crd["spec"]["versions"][0]["additionalPrinterColumns"]
@@ -227,6 +229,7 @@ def test_what_kubectl_get_prints_of_a_deployment_fits(repository):
     assert sum(widths) + gap * len(widths) + 20 <= WIDTH
 
 
+@pytest.mark.slow
 async def test_an_explanation_with_commands_to_copy_fits(tmp_path):
     """A command is folded as a shell reads it; names of nodes are as long as they are."""
     async with operator_rig(
@@ -244,6 +247,7 @@ async def test_an_explanation_with_commands_to_copy_fits(tmp_path):
     assert length <= WIDTH, line
 
 
+@pytest.mark.slow
 async def test_what_is_told_of_a_cluster_fits_with_the_longest_names(tmp_path):
     """63 letters each: of a line a table takes names' ends, and sentences are folded at words."""
     assert len(NAME_63) == 63

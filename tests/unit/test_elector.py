@@ -55,6 +55,7 @@ async def test_one_that_ends_well_hands_over_at_once():
             assert stub.objects[PATH]["spec"]["leaseTransitions"] == 1
 
 
+@pytest.mark.slow
 async def test_one_that_dies_is_followed_once_its_lease_has_ended():
     async with api_stub(num_clients=2) as (stub, one, two):
         dead = Elector(one, LEASE, Leadership(identity="a", timing=TIMING), marks=Marks())
@@ -69,6 +70,7 @@ async def test_one_that_dies_is_followed_once_its_lease_has_ended():
             assert changes == [True]
 
 
+@pytest.mark.slow
 async def test_one_whose_renewals_fail_writes_no_more_until_one_succeeds():
     """Nobody else took the Lease meanwhile, so what was planned may go on."""
     async with api_stub() as (stub, client):
@@ -108,6 +110,7 @@ async def test_a_renewal_that_is_confirmed_late_wakes_who_waits_to_lead():
         assert changes == [True]
 
 
+@pytest.mark.slow
 async def test_one_that_finds_the_lease_anothers_comes_back_in_a_new_term():
     """What was planned before must not be written after."""
     async with api_stub() as (stub, client), candidate(client, "a") as elector:

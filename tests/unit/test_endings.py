@@ -140,6 +140,7 @@ async def fleet_of():
         await fleet.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("die", [at_once, after_its_head, after_a_while, in_an_orderly_way])
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_a_request_kills_two_engines_at_the_most(fleet_of, die, is_stream):
@@ -259,6 +260,7 @@ async def test_others_that_were_there_are_served_elsewhere_and_forgiven(fleet_of
     victims.set()
 
 
+@pytest.mark.slow
 async def test_replicas_that_die_for_their_own_reasons_take_nobodys_second_try(fleet_of):
     """One crashes with forty requests in flight, a second one with several of the same."""
     fleet = await fleet_of(3)

@@ -6,7 +6,6 @@ That words are read as vLLM reads them is compared with vLLM in ``tests/conforma
 import re
 
 import pytest
-import yaml
 
 from memroute.footprint.replica import MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS
 from memroute_operator.engines.owned_flags import OWNED, adapters_of, refusal
@@ -98,9 +97,8 @@ def test_every_flag_that_is_owned_exists():
     assert set(SPELLINGS.values()) >= OWNED.keys()
 
 
-def test_every_field_that_is_named_instead_exists(repository):
+def test_every_field_that_is_named_instead_exists(crd):
     """A suggestion that is made must help when it is followed."""
-    crd = yaml.safe_load((repository / "crds" / "modeldeployments.memroute.dev.yaml").read_text())
     spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     for owner in OWNED.values():
         for path in (owner.instead or "engine").split(" ")[0].rstrip(",").split(","):

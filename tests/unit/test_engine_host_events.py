@@ -179,6 +179,7 @@ async def test_chunks_are_told_whole_when_asked(tmp_path):
     assert stored[1]["parent_block_hash"] == stored[0]["block_hashes"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("describes", [False, True])
 @pytest.mark.parametrize("size", [1, 2])
 async def test_a_router_knows_by_them_what_lies_where(tmp_path, describes, size):

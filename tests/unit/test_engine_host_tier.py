@@ -205,6 +205,7 @@ def test_events_say_what_came_and_what_went():
     assert host.take_events() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_random_traffic_never_loses_a_block(seed):
     """Loads, preemptions and clients that leave, in any order."""

@@ -281,6 +281,7 @@ def requests_of(shapes):
     return made
 
 
+@pytest.mark.slow
 @given(ENGINES, SHAPES)
 def test_every_request_ends_and_every_block_comes_back(kind, shapes):
     engine = engine_of(kind)
@@ -314,6 +315,7 @@ def test_an_aborted_request_leaves_nothing(kind, shapes, steps, rng):
     assert engine.cache.num_free == engine.cache.num_usable
 
 
+@pytest.mark.slow
 @given(ENGINES, SHAPES)
 def test_the_same_requests_take_the_same_steps(kind, shapes):
     def trace():

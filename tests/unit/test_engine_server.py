@@ -108,6 +108,7 @@ def test_buckets_of_token_counts_end_at_the_context():
     assert token_buckets(1024) == (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
+@pytest.mark.slow
 async def test_pressure_shows_while_it_lasts(tmp_path):
     """Twenty requests that want 12,000 tokens of 4,096: a full cache, a queue, preemptions."""
     async with engine(tmp_path, time_scale="0.2") as (client, _):
@@ -289,6 +290,7 @@ async def test_faults_are_set_shown_and_checked(tmp_path):
             assert (await response.json())["error_ratio"] == 0
 
 
+@pytest.mark.slow
 async def test_a_hanging_engine_answers_metrics_and_no_requests(tmp_path):
     async with engine(tmp_path, "--simulator-fault", "is_hanging=true") as (client, server):
         task = asyncio.create_task(complete(client))
@@ -384,6 +386,7 @@ async def test_kv_events_say_what_is_stored_and_removed(tmp_path):
     assert all(set(event["block_hashes"]) <= known for event in removed)
 
 
+@pytest.mark.slow
 async def test_real_and_virtual_time_agree(tmp_path):
     """The same requests at once in both: the same steps, so the same order and the same times.
 

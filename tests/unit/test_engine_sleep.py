@@ -105,6 +105,7 @@ async def test_mode_wait_finishes_what_it_has_begun_and_nothing_new(tmp_path):
         assert (await late)[0] == 200
 
 
+@pytest.mark.slow
 async def test_mode_abort_ends_what_runs_as_it_is(tmp_path):
     async with engine(tmp_path, SLEEPY, time_scale="1") as (client, server):
         begun = asyncio.create_task(complete(client, 900))
@@ -417,6 +418,7 @@ def test_no_more_is_freed_than_is_held():
     assert node.gpu.free_bytes == node.gpu.usable_bytes
 
 
+@pytest.mark.slow
 async def test_an_engine_of_a_node_sleeps_beside_another_and_dies_when_it_cannot_wake(tmp_path):
     """The process itself, as the node starts it: what its start took leaves, comes back, or not."""
     node, port = Node(), free_port()

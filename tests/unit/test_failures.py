@@ -6,7 +6,6 @@ import signal
 import sys
 
 import pytest
-import yaml
 
 from memroute.footprint import EngineType
 from memroute_kube.resources import LABEL_DEPLOYMENT
@@ -483,9 +482,8 @@ def test_how_far_a_start_had_come_is_told():
 NOT_OURS = {"spec.schedulingGates"}
 
 
-def test_every_field_that_a_suggestion_names_is_one_of_the_api(repository):
+def test_every_field_that_a_suggestion_names_is_one_of_the_api(crd):
     """A suggestion that cannot be followed is worse than none."""
-    crd = yaml.safe_load((repository / "crds" / "modeldeployments.memroute.dev.yaml").read_text())
     schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
     for one in ALL:
         text = f"{one.sentence} {one.next_step}".replace("placement.", "spec.placement.")
@@ -562,6 +560,7 @@ def test_the_page_is_what_its_program_writes():
     assert PAGE.read_text() == page()
 
 
+@pytest.mark.slow
 def test_the_flag_ends_the_engine_just_so():
     """What the emulated fleet plays is what the table above is tried with."""
 

@@ -232,6 +232,7 @@ def reset_connection(writer):
     writer.transport.abort()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "phase", "is_stream"), list(combinations()))
 async def test_each_fault_in_each_phase_ends_as_documented(fault, phase, is_stream):
     before = asyncio.all_tasks()
@@ -274,6 +275,7 @@ async def test_each_fault_in_each_phase_ends_as_documented(fault, phase, is_stre
     await until(lambda: asyncio.all_tasks() <= before | {asyncio.current_task()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "phase", "is_stream"),
     [

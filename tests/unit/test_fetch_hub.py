@@ -62,6 +62,7 @@ def at(hub, name):
     return f"hf://{name}@{hub.repositories[name].commit}"
 
 
+@pytest.mark.slow
 def test_the_second_start_reads_no_byte_and_asks_nobody(hub, fetching):
     """A restart of an engine must not depend on a hub, nor pay for 140 GB twice."""
     source = at(hub, "org/tiny")

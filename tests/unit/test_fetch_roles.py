@@ -143,6 +143,7 @@ def test_an_agent_that_knows_no_association_is_told(fetching, sts, pod_identity)
     assert "association of the service account" in fetching.said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [(503, b""), (400, refusal("IDPCommunicationError", "x")), (200, b"<html>"), (429, b"slow")],

@@ -64,6 +64,7 @@ def test_a_download_that_stands_still_is_told_and_one_that_is_slow_is_not():
     assert "nothing has moved" not in words(3600.0, phase="waiting"), "another one's affair"
 
 
+@pytest.mark.slow
 @given(
     st.one_of(
         st.text(),
@@ -260,6 +261,7 @@ def fetch_ends(rig, code):
     rig.cluster.change("pods", key_of(rig), change)
 
 
+@pytest.mark.slow
 async def test_which_node_has_weights_outlives_pods_and_the_operator():
     """Nothing serves the model any more, another operator leads: the node is found again."""
     nodes = [node("a"), node("b")]

@@ -40,6 +40,7 @@ def footprint_or_none(shape: ReplicaShape) -> ReplicaFootprint | None:
         return None
 
 
+@pytest.mark.slow
 @given(SHAPES)
 def test_the_footprint_is_the_sum_of_its_terms_and_holds_what_was_asked(shape):
     footprint = footprint_or_none(shape)
@@ -70,6 +71,7 @@ def test_more_context_and_more_sequences_never_need_less(shape, factor):
         assert replica_footprint(larger).total_bytes >= footprint.total_bytes
 
 
+@pytest.mark.slow
 @given(SHAPES)
 def test_every_alternative_needs_less_per_device(shape):
     """A suggestion that does not help would be worse than none."""

@@ -1,5 +1,7 @@
 """The operator as a whole: classes read, marks written, Events on both sides, a dry run first."""
 
+import pytest
+
 from cluster_stub import refuse
 from operator_rig import mdep, node, operator_rig
 from preempted_cluster import priority_class
@@ -31,6 +33,7 @@ def events(rig, reason):
     return [one["involvedObject"]["name"] for one in found if one["reason"] == reason]
 
 
+@pytest.mark.slow
 async def test_a_lower_one_gives_way_and_events_are_on_both_sides():
     """Whoever looks at either of the two reads who left for whom."""
     async with operator_rig(nodes=[node()], mdeps=[low()]) as rig:
@@ -42,6 +45,7 @@ async def test_a_lower_one_gives_way_and_events_are_on_both_sides():
         assert "gave way to default/vip (priority 1000 > 0) and needs" in placed["message"]
 
 
+@pytest.mark.slow
 async def test_nobody_leaves_for_a_pod_that_would_be_refused():
     """It is told on the one that waits; the other serves on and says nothing."""
     async with operator_rig(nodes=[node()], mdeps=[low()]) as rig:

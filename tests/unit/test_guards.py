@@ -377,6 +377,7 @@ async def test_sighup_without_a_file_ends_nothing(monkeypatch):
     await running
 
 
+@pytest.mark.slow
 async def test_a_client_that_reads_slowly_but_steadily_is_not_cut(engine_factory):
     """It was, 120 s after it had become slow, however much it had taken since."""
     rig = Rig("--stalled-client-seconds", "0.6")

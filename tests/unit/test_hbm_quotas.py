@@ -126,6 +126,7 @@ def test_a_quota_that_cannot_be_read_stops_what_is_new():
     assert len(cluster.serving("m")) == 1
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40, derandomize=True)
 @given(
     st.lists(st.tuples(st.sampled_from([1, 4, 12, 20, 38]), st.integers(1, 3)), max_size=5),

@@ -87,6 +87,7 @@ def test_another_size_is_another_revision_and_another_measurement():
     assert len(keys) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "words"),
     [

@@ -83,6 +83,7 @@ async def nothing_is_left(rig):
             await asyncio.sleep(0.002)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", QUICK, ids=lambda case: case.name)
 async def test_it_is_answered_as_expected_and_nothing_is_left(rig, engine, case):
     """One status per request, no more and no fewer: a second reading would be a second answer."""

@@ -213,6 +213,7 @@ async def test_what_passes_is_tried_again(hub, fault):
     assert error.is_transient
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "fault"),
     [("api", fake_hub.stall()), ("config.json", fake_hub.stall(after_bytes=10))],

@@ -67,6 +67,7 @@ async def refusal(hub, file, **how):
     return raised.value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [SMALL, "*tiny-f16.GGUF"])
 async def test_a_file_is_known_by_its_header(hub, files, file):
     """What it weighs is what its tensors do, to the byte; the footprint is the file's own."""
@@ -86,6 +87,7 @@ async def test_a_file_is_known_by_its_header(hub, files, file):
     assert replica_footprint(shape).weights.expected == pytest.approx(whole.tensor_bytes, rel=0.01)
 
 
+@pytest.mark.slow
 async def test_a_long_header_is_read_in_windows_and_no_weights_are(hub, files):
     """Of a file of 40 GB some megabytes are asked for, and nothing twice."""
     found = await resolve(hub, LARGE)
@@ -222,6 +224,7 @@ def of_file(file=SMALL, **model):
     return obj
 
 
+@pytest.mark.slow
 async def test_the_operator_pins_the_file_and_plans_by_it(hub, files):
     """No config in the spec, no checkpointBytes: the header has both. Another file is another."""
     settings = HubSettings(endpoint=hub.url, token=Token(value=None), is_offline=False)

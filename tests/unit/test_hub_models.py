@@ -192,6 +192,7 @@ ANY = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(
     name=ANY | st.just("org/tiny"), revision=ANY | st.just("main"), commit=ANY, size=ANY,
     endpoint=ANY, config=ANY | st.just(json.dumps(TINY_CONFIG)) | st.just("[" * 5000),
@@ -348,6 +349,7 @@ async def test_a_model_of_the_hub_is_pinned_and_then_serves():
         assert COMMIT in pod["spec"]["containers"][0]["args"]
 
 
+@pytest.mark.slow
 async def test_a_restart_while_the_hub_is_down_keeps_what_was_pinned():
     """Nor does it notice that the branch has moved: replicas of one spec are one model."""
     async with operator_rig(nodes=GPUS, mdeps=[of_hub()], resolve_model=ScriptedHub()) as rig:
@@ -370,6 +372,7 @@ async def test_a_restart_while_the_hub_is_down_keeps_what_was_pinned():
             await again.stop()
 
 
+@pytest.mark.slow
 async def test_an_edit_of_the_revision_leaves_what_runs_until_the_new_one_is_known():
     """A typing error in a revision must not end what serves."""
     hub = ScriptedHub({"org/tiny@v2": error(HubReason.REVISION_NOT_FOUND)})
@@ -479,6 +482,7 @@ async def test_offline_a_cache_wants_the_commit_and_no_config():
 # A replica that serves needs no hub
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reason", "argv", "status"),
     [

@@ -285,6 +285,7 @@ def play(seed):
     return begun, led
 
 
+@pytest.mark.slow
 @settings(max_examples=tries(40))
 @given(st.integers(0, 2**32))
 def test_no_history_has_two_who_may_write(seed):
@@ -299,6 +300,7 @@ def test_no_history_has_two_who_may_write(seed):
     assert len(turns) == len(set(turns))
 
 
+@pytest.mark.slow
 def test_somebody_leads_most_of_the_time_in_spite_of_all():
     """Half of the calls take seconds or are lost, and each process is disturbed every 50 s."""
     led = [leading for seed in range(10) for leading in play(seed)[1]]

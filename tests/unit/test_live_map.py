@@ -202,6 +202,7 @@ def a_map(**parts):
     return {"data": {"map": json.dumps({"version": 1, "nodes": [], "models": [], **parts})}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("obj", "why"),
     [
@@ -358,6 +359,7 @@ async def test_how_full_a_replica_is_is_told_in_tokens(rig, engine_factory):
     assert (told["heldTokens"], told["capacityTokens"], told["numThere"]) == (500, 1_000, 3)
 
 
+@pytest.mark.slow
 async def test_requests_are_seen_as_they_wait_and_as_they_end(rig, engine_factory):
     release = asyncio.Event()
     engine = await engine_factory(held(release))
@@ -426,6 +428,7 @@ async def test_a_flood_makes_no_longer_page(rig):
     assert document["ended"]["mistaken"] == 3 * NUM_DECISIONS
 
 
+@pytest.mark.slow
 async def test_many_who_look_get_one_page_and_too_many_are_told(rig):
     """Each page that is sent is work of the process that serves requests."""
     await live(rig)

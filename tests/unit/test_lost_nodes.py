@@ -163,6 +163,7 @@ def spread(rig, ready, *names):
         (rig.cluster.cut_off.discard if ready else rig.cluster.cut_off.add)(name)
 
 
+@pytest.mark.slow
 async def test_all_nodes_unreachable_for_two_minutes_delete_nothing():
     """r8: a control-plane blip of 31 s, and every replica of the fleet was force-deleted."""
     names = [f"n{i}" for i in range(5)]
@@ -189,6 +190,7 @@ async def test_all_nodes_unreachable_for_two_minutes_delete_nothing():
         assert rig.cluster.count("DELETE", "pods") == 0
 
 
+@pytest.mark.slow
 async def test_all_node_objects_missing_for_two_minutes_delete_nothing():
     async with operator_rig(nodes=FIVE, mdeps=[mdep("m", replicas=5, **BIG)]) as rig:
         await rig.until("five replicas", lambda: rig.is_ready("default/m"))
@@ -198,6 +200,7 @@ async def test_all_node_objects_missing_for_two_minutes_delete_nothing():
         assert rig.cluster.count("DELETE", "pods") == 0
 
 
+@pytest.mark.slow
 async def test_one_dead_node_is_replaced_within_a_minute():
     async with operator_rig(nodes=FIVE, mdeps=[mdep("m", **BIG)]) as rig:
         await rig.until("it serves", lambda: rig.is_ready("default/m"))
@@ -212,6 +215,7 @@ async def test_one_dead_node_is_replaced_within_a_minute():
         assert await rig.until("another node", is_replaced, at_most=60) <= 40
 
 
+@pytest.mark.slow
 async def test_a_cut_off_engine_keeps_its_room_when_its_node_is_back():
     """Its object went by force: an empty device on paper, 40 GiB in use in truth.
 
@@ -238,6 +242,7 @@ async def test_a_cut_off_engine_keeps_its_room_when_its_node_is_back():
         await rig.until("room is seen", lambda: rig.is_ready("default/next"), at_most=60)
 
 
+@pytest.mark.slow
 async def test_a_new_term_does_not_go_on_counting_where_the_last_one_ended():
     """Another operator led for an hour; a node that was away then is away again since a second.
 
@@ -278,6 +283,7 @@ async def test_an_engine_that_was_unready_in_an_earlier_term_is_drained_like_any
         assert "memroute.dev/draining" in pod["metadata"]["annotations"]
 
 
+@pytest.mark.slow
 async def test_a_new_leader_places_nothing_on_a_node_that_is_back_before_it_is_read():
     """The leader before it deleted a replica there by force, and its memory of that went with it.
 

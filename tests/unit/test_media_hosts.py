@@ -145,6 +145,7 @@ NASTY = st.text(
 )
 
 
+@pytest.mark.slow
 @given(before=NASTY, between=NASTY, after=NASTY)
 @settings(max_examples=tries(150, 500))
 def test_no_reader_finds_another_host_in_what_is_allowed(before, between, after):
@@ -300,6 +301,7 @@ def test_a_client_does_not_tell_an_engine_whose_cache_to_read(document):
         HOSTS.check(document)
 
 
+@pytest.mark.slow
 def test_no_body_costs_more_than_its_parts():
     """Nested as deep as JSON goes, or with more parts than any conversation."""
     deep = {"image_url": METADATA}

@@ -419,6 +419,7 @@ def test_an_init_container_of_the_template_finds_the_weights_there():
 # Who uses a cache
 
 
+@pytest.mark.slow
 def test_a_fetcher_is_told_who_uses_the_cache_so_that_it_evicts_nobodys_weights():
     """Pods of the same node and folder, of any namespace; of a claim those of its namespace."""
     of = read(NODE_CACHE, **TOLD)

@@ -66,6 +66,7 @@ async def refusal(hub, secrets, **how):
     return raised.value
 
 
+@pytest.mark.slow
 async def test_a_secret_that_may_be_read_opens_the_model(hub):
     found = await resolve(hub, Secrets(data={"token": f"{GOOD_TOKEN}\n"}))
     assert found.is_gated
@@ -159,6 +160,7 @@ def test_what_one_secret_has_opened_is_nobody_elses():
     assert [str(one) for one in names] == ["org/gated"] * 3
 
 
+@pytest.mark.slow
 async def test_the_operator_pins_for_who_names_the_secret(hub):
     settings = HubSettings(endpoint=hub.url, token=Token(value=None))
     secret = {

@@ -216,6 +216,7 @@ def test_what_cannot_be_judged_is_refused(spec, words):
     assert words in of.failure.message
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(
     st.lists(st.sampled_from(["x", "y", "z", None]), min_size=1, max_size=6),

@@ -69,6 +69,7 @@ def test_a_node_without_a_gpu_has_none_to_lose():
     assert "this node has none" in read(0, lost_gpus="0").not_understood[0]
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from([
     "gone", "cut-off", "exporter-down", "lost-gpus", "foreign-hbm", "xid", "image-pull-seconds",
 ]), st.text()), st.integers(0, 8))  # fmt: skip

@@ -617,6 +617,7 @@ SLICES = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=EXAMPLES)
 @given(LABELS, LABELS, COUNTS, COUNTS, PAGES, SLICES)
 def test_no_node_is_too_odd_to_be_read(labels, annotations, capacity, allocatable, page, slices):

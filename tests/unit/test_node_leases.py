@@ -140,6 +140,7 @@ async def silent_cluster(rig, *, renewing, seconds=45):
     rig.cluster.cut_off.add("a")
 
 
+@pytest.mark.slow
 async def test_a_dead_node_is_replaced_within_seconds_of_kubernetes_word():
     """With defaults: the replica is made again two steps after its node is called silent."""
     async with operator_rig(nodes=[node(n) for n in NAMES], mdeps=[mdep("m")]) as rig:
@@ -154,6 +155,7 @@ async def test_a_dead_node_is_replaced_within_seconds_of_kubernetes_word():
         assert steps <= 5
 
 
+@pytest.mark.slow
 async def test_an_outage_deletes_nothing_however_long_it_lasts():
     """The first node is called silent a while before the others: by its Lease it is not alone."""
     async with operator_rig(nodes=[node(n) for n in NAMES], mdeps=[mdep("m")]) as rig:
@@ -166,6 +168,7 @@ async def test_an_outage_deletes_nothing_however_long_it_lasts():
         assert rig.cluster.count("DELETE", "pods") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [refuse(403, "Forbidden"), refuse(500, "InternalError"), refuse(404, "NotFound")],
@@ -186,6 +189,7 @@ async def test_leases_that_cannot_be_read_are_waited_without(fault):
         assert 8 <= steps <= 15, "30 s after it was seen"
 
 
+@pytest.mark.slow
 async def test_leases_are_listed_only_while_a_node_is_waited_for():
     """5,000 Leases that change every 10 s: neither watched nor listed for nothing."""
     async with operator_rig(nodes=[node(n) for n in NAMES], mdeps=[mdep("m")]) as rig:

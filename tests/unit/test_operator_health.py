@@ -105,6 +105,7 @@ def test_ready_is_who_has_listed_everything_and_not_too_long_ago(clock):
     assert not readiness(marks, resync_seconds=300).is_good
 
 
+@pytest.mark.slow
 def test_probes_are_answered_with_the_reason(clock):
     """``kubectl describe`` shows the body of a failed probe: it must say what is wrong."""
     port = free_port()

@@ -28,6 +28,7 @@ def refusing(*broken, together=False):
     return plan
 
 
+@pytest.mark.slow
 async def test_a_deployment_whose_planning_raises_hurts_nobody_else():
     mdeps = [mdep("m", f"team-{i}") for i in range(7)]
     async with operator_rig(nodes=NODES, mdeps=mdeps) as rig:

@@ -149,6 +149,7 @@ async def test_others_have_their_turn_in_the_middle_of_long_work():
     await task
 
 
+@pytest.mark.slow
 def test_what_has_lived_for_long_is_not_visited_by_the_garbage_collector():
     """A full collection of a large store holds the interpreter for a fifth of a second."""
     kept = Garbage(clock=lambda: 0.0)
@@ -183,6 +184,7 @@ class _Circle:
         self.itself = self
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("why", ["a day", "twice as much"])
 def test_circles_that_were_frozen_go_once_a_day_or_before_they_are_half_of_the_memory(why):
     """Nobody visits what is frozen: without an end it would be a leak."""

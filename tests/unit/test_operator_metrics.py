@@ -54,6 +54,7 @@ def test_it_is_told_who_says_what_a_device_is():
         assert f'{label}="{value}"' in first
 
 
+@pytest.mark.slow
 def test_no_scrape_lacks_a_series():
     """r18: gauges were cleared and set again under the scraper: 8 of 166 scrapes had holes."""
     metrics, facts = OperatorMetrics(), facts_of(20)

@@ -10,7 +10,6 @@ import random
 import re
 
 import pytest
-import yaml
 
 from memroute.footprint import EngineType
 from memroute_operator.engines import (
@@ -56,6 +55,7 @@ def sglang():
     return parser
 
 
+@pytest.mark.slow
 def test_every_beginning_of_a_flag_means_what_argparse_takes_it_for(sglang):
     """Some two thousand spellings: what is ambiguous there is told here, and nothing is missed."""
     differ, rng = [], random.Random(1)
@@ -192,9 +192,8 @@ def test_every_flag_that_is_owned_exists_and_the_page_lists_it(engine, repositor
 
 
 @pytest.mark.parametrize("owned", [sglang_owned.OWNED, llama_cpp_owned.OWNED])
-def test_every_field_that_is_named_instead_exists(owned, repository):
+def test_every_field_that_is_named_instead_exists(owned, crd):
     """A suggestion that is made must help when it is followed."""
-    crd = yaml.safe_load((repository / "crds" / "modeldeployments.memroute.dev.yaml").read_text())
     spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     for owner in owned.values():
         for path in re.findall(r"(?:^|spec\.)([a-z]\w*\.?\w*(?:\.\w+)*)", owner.instead or ""):

@@ -86,6 +86,7 @@ def org_hub():
 HERE = [name for name in pages() if scripts(name, on_cluster=False)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", HERE)
 def test_the_commands_of_a_page_that_need_no_cluster_run_as_written(page, tmp_path, org_hub):
     """In the order in which they stand, in one shell, with ``set -e``."""

@@ -155,6 +155,7 @@ def where(rig):
     return ledgers, rig.num_held, refused
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_router_and_picker_decide_alike(seed):
     """The same traffic and the same chance: replica by replica, token by token, word by word."""

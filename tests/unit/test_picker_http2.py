@@ -95,6 +95,7 @@ async def test_frames_may_come_in_any_pieces():
         assert rig.num_leases == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "data",
     [

@@ -275,6 +275,7 @@ async def test_several_pools_that_are_named_are_told_apart():
             assert (await Stream(gateway).routed(body(model="any"))).status == 404
 
 
+@pytest.mark.slow
 async def test_pools_that_may_not_be_read_or_are_no_kind_keep_no_modeldeployment_waiting(caplog):
     """Rights may come later, and so may the CRD; each is told once."""
     async with cluster_stub() as (cluster, client):

@@ -54,6 +54,7 @@ class Socket:
     abort = close
 
 
+@pytest.mark.slow
 @given(frames=st.lists(FRAMES, max_size=12), cuts=st.lists(st.integers(1, 30), max_size=20))
 def test_any_frames_in_any_pieces_are_lived_with(frames, cuts):
     """Nothing raises, and nothing is held once the connection has gone."""
@@ -118,6 +119,7 @@ def play(stream, step, data):
     }[step]()
 
 
+@pytest.mark.slow
 @settings(max_examples=tries(100))
 @given(steps=STEPS, modes=MODES)
 def test_any_order_of_messages_ends_with_nothing_held(steps, modes):

@@ -224,6 +224,7 @@ REPLICAS = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(clusters(), REPLICAS)
 def test_no_device_is_ever_promised_more_than_it_has(inventory, asked):
     replicas = [

@@ -44,6 +44,7 @@ def size(fields):
     return len(json.dumps({k: v for k, v in fields.items() if v is not None}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "facts",
     [
@@ -76,6 +77,7 @@ def test_the_planner_reads_the_home_of_every_replica_back(mode):
         assert ran.device_bytes == (held if shared else {})
 
 
+@pytest.mark.slow
 def test_homes_that_are_too_many_are_left_out():
     """Those replicas are placed like new ones; a status that is refused would help nobody."""
     replicas = fleet(5000, per_device=1, num_devices=8)
@@ -115,6 +117,7 @@ def test_a_reason_that_somebody_made_long_does_not_break_the_status():
     assert size(placement_fields(replicas, {})) < ETCD_BYTES / 2
 
 
+@pytest.mark.slow
 def test_the_column_of_nodes_is_a_line():
     """1,000 nodes made a column of 10 KB."""
     nodes = placement_fields(fleet(5000, mode="exclusive", per_device=1), {})["nodes"]

@@ -218,6 +218,7 @@ def flat(text):
     return " ".join(text.split())
 
 
+@pytest.mark.slow
 def test_a_saved_fleet_says_where_it_would_go(saved):
     """Two L4 nodes and one of H100s: the plan names the node, or says who is short of what."""
     inventory = saved(SMALL, LARGE)
@@ -233,6 +234,7 @@ def test_a_saved_fleet_says_where_it_would_go(saved):
     assert "nearest is lone" in flat(text)
 
 
+@pytest.mark.slow
 def test_another_precision_is_tried_where_the_first_has_no_room(saved):
     """16 bit want two H100 and one is free: fp8 fits on it, and `nowhere` would not be true."""
     inventory = saved(LARGE, pod("others", "large", 7))
@@ -265,6 +267,7 @@ def test_a_shared_device_is_tried_too_and_each_device_says_what_it_takes(saved):
     assert all("exclusive" not in way for way in by_device.get(("both", 0), []))
 
 
+@pytest.mark.slow
 def test_what_a_file_does_not_say_is_said(saved):
     """Without pods everything looks free: whoever reads the answer has to know."""
     _, text, _ = plan("Qwen/Qwen3-8B", "--inventory", saved(SMALL))
@@ -302,6 +305,7 @@ def fleet_view(**readings):
 BOTH = shared(node("both", "NVIDIA-H100-80GB-HBM3", 81559, 2))
 
 
+@pytest.mark.slow
 def test_a_saved_file_with_the_operators_readings_takes_shared_devices(saved, tmp_path):
     """UUIDs are in no Node. One device has 12 GiB free by the reading, whatever was promised."""
     nodes = saved(BOTH, pod("others", "both", 0))
@@ -350,6 +354,7 @@ def test_mig_slices_and_amd_nodes_of_a_file_are_tried_each_by_its_resource(saved
     assert ways["bf16", 2] == ["amd"], "no group spans slices"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "item",
     [
@@ -367,6 +372,7 @@ def test_an_odd_object_of_a_file_ends_in_a_sentence_or_is_left_out(saved, item):
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_several_models_share_what_is_free(saved):
     """The second is placed on what the first leaves: else a fleet is sold twice."""
     inventory = saved(node("one", "NVIDIA-H100-80GB-HBM3", 81559, 1))
@@ -420,6 +426,7 @@ def test_a_start_log_replaces_the_ranges(tmp_path):
     assert "no line says" in errors
 
 
+@pytest.mark.slow
 def test_a_plot_is_drawn(tmp_path):
     picture = tmp_path / "plan.png"
     status, _, _ = plan("Qwen/Qwen3-0.6B", "-a", "L4", "--plot", str(picture))

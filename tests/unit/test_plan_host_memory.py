@@ -68,6 +68,7 @@ def test_what_makes_no_sense_is_refused_in_the_words_of_the_question(arguments, 
     assert words in " ".join(errors.split())
 
 
+@pytest.mark.slow
 def test_a_plot_shows_what_each_size_buys(tmp_path):
     """Three curves against GiB, in place of the bytes on the device."""
     picture = tmp_path / "tier.svg"

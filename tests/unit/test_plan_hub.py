@@ -102,6 +102,7 @@ def test_a_name_of_the_catalogue_asks_nobody(hub):
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_the_catalogue_shadows_no_revision(hub):
     """Whoever names a revision wants that one: the catalogue knows one version of each model."""
     found = facts(f"{CATALOGUED}@main", "--context", "2048")
@@ -223,6 +224,7 @@ FIELDS = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(changes=st.dictionaries(FIELDS, VALUES, min_size=1, max_size=4))
 def test_no_config_json_ends_in_a_traceback(hub, changes):

@@ -105,6 +105,7 @@ def test_a_plan_shows_both_ways_with_the_same_devices():
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_model_may_fit_only_so():
     """The fewest GiB; the plan's status says that there is a way."""
     asked = ("Qwen/Qwen3-32B", "-a", "L40S", "--tensor-parallel", "1", "--precision", "none")

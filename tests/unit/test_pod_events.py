@@ -160,6 +160,7 @@ async def test_who_killed_an_engine_is_told():
         assert "serving" in ready["message"], "the engine's last words stay"
 
 
+@pytest.mark.slow
 async def test_events_are_read_seldom_and_only_of_pods_that_are_not_ready():
     """A large fleet that starts must not be a flood of lists for the API server."""
     nodes = [node(f"n{i}") for i in range(12)]

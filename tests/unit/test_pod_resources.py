@@ -89,6 +89,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=EXAMPLES)
 @given(JSON)
 def test_no_pod_is_too_odd_to_be_counted(spec):
@@ -97,6 +98,7 @@ def test_no_pod_is_too_odd_to_be_counted(spec):
     assert all(count >= 0 for count in counted.values())
 
 
+@pytest.mark.slow
 @settings(max_examples=EXAMPLES)
 @given(st.one_of(st.text(max_size=30), JSON))
 def test_no_quantity_is_too_odd_to_be_read(value):

@@ -284,6 +284,7 @@ def test_merging_changes_neither_side_and_ends(base, over):
     assert (base, over) == before
 
 
+@pytest.mark.slow
 @settings(max_examples=tries(100, 400))
 @given(st.fixed_dictionaries({"spec": st.dictionaries(NAMES, VALUES), "metadata": VALUES}))
 def test_whatever_a_template_is_it_is_read_or_told(template):

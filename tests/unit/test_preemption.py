@@ -161,6 +161,7 @@ def test_who_waits_with_the_highest_priority_is_placed_first():
     assert serving(cluster) == ["young-0"]
 
 
+@pytest.mark.slow
 def test_the_room_of_the_first_that_left_is_held_until_the_last_has():
     """Else a third would take it, and everybody would have left for nothing."""
     cluster = cluster_with(("a", MIDDLE // 2, 1, "low"), ("b", MIDDLE // 2, 1, "low"))
@@ -230,6 +231,7 @@ def test_requests_in_flight_end_before_a_replica_gives_way():
         assert not [one for one in one_step(cluster).actions if isinstance(one, Delete)]
 
 
+@pytest.mark.slow
 def test_the_next_replica_waits_until_the_one_before_it_serves():
     """A revision that does not come up takes one replica's place, not those of a cluster."""
     cluster = cluster_with(("low", MIDDLE, 3, "low"), nodes=3)
@@ -429,6 +431,7 @@ CLUSTERS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.filter_too_much])
 @given(CLUSTERS, st.sampled_from([(30, 1), (38, 1), (38, 2)]))
 def test_after_they_have_gone_it_fits_and_nobody_has_gone_for_nothing(cluster, kind):

@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -174,6 +175,7 @@ _REPLICAS = st.sampled_from("ab")
 _PROMPTS = st.lists(st.integers(0, 2), min_size=1, max_size=6)
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.one_of(

@@ -67,6 +67,7 @@ def damaged(draw):
     return part
 
 
+@pytest.mark.slow
 @settings(max_examples=EXAMPLES)
 @given(st.one_of(GENERATED, damaged()), st.one_of(GENERATED, damaged()))
 def test_no_exception_leaves_a_scrape(text, then):

@@ -71,6 +71,7 @@ class Pods:
         self.num_changes += 1
 
 
+@pytest.mark.slow
 async def test_five_hundred_exporters_and_a_thousand_engines_are_all_read_at_once(monkeypatch):
     """After a restart nothing is known: with httpx, 0 of 500 and 0 of 1,000 were, every round."""
     async with serving(says(PAGE)) as port, open_page_reader() as reader:

@@ -27,6 +27,7 @@ REFUSALS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", REFUSALS)
 async def test_the_old_replica_stays_while_the_new_pod_would_be_refused(what):
     """Drained first, it would be gone, and the new one would not come."""
@@ -56,6 +57,7 @@ async def test_the_old_replica_stays_while_the_new_pod_would_be_refused(what):
         await rig.until("the new one", replaced, at_most=200)
 
 
+@pytest.mark.slow
 async def test_a_successor_that_is_refused_beside_the_old_replica_is_told():
     """With a surge nothing is rehearsed: the pod itself is refused, and what serves goes on."""
     async with operator_rig(nodes=[node(gpus=2)], mdeps=[with_template("low")]) as rig:
@@ -73,6 +75,7 @@ async def test_a_successor_that_is_refused_beside_the_old_replica_is_told():
         assert "the old replicas go on serving" in told["message"]
 
 
+@pytest.mark.slow
 async def test_a_quota_that_the_old_replica_fills_is_no_refusal():
     """Drained first, its share is free for the new one: a tight quota must not end rollouts."""
     async with operator_rig(nodes=[node(gpus=2)], mdeps=[with_template("low")]) as rig:

@@ -96,6 +96,7 @@ def test_no_manifest_names_a_version_in_a_way_that_is_not_compared(repository):
                     assert (path.relative_to(repository), number) in known
 
 
+@pytest.mark.slow
 def test_the_version_is_written_everywhere_at_once(repository, tmp_path):
     """One command, and nothing else changes."""
     copy_tree(repository, tmp_path)
@@ -197,6 +198,7 @@ def test_a_difference_is_told_by_the_file_in_the_archive(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_wheel_and_source_archive_are_the_same_bytes_from_other_folders(repository, tmp_path):
     """Whoever doubts an artifact can make it; `make release` compares the rest too."""
     for folder, umask in (("one", 0o022), ("a longer name", 0o077)):

@@ -28,6 +28,7 @@ def favourites(found, among=REPLICAS):
     return [found.favourite(key, among) for key in KEYS]
 
 
+@pytest.mark.slow
 def test_two_processes_agree_whatever_their_hash_seed_and_the_order_of_their_replicas():
     """Python salts ``hash`` anew in every process: two routers that used it would never agree."""
     script = (
@@ -50,6 +51,7 @@ def test_two_processes_agree_whatever_their_hash_seed_and_the_order_of_their_rep
     assert len(set(told[0].split())) > len(REPLICAS)
 
 
+@pytest.mark.slow
 def test_a_replica_that_goes_takes_only_its_own_prompts_along():
     """With modulo hashing nine in ten prompts would move, and lose what is cached of them."""
     found = rendezvous()
@@ -64,6 +66,7 @@ def test_a_replica_that_goes_takes_only_its_own_prompts_along():
     assert favourites(found) == before
 
 
+@pytest.mark.slow
 def test_one_that_cannot_take_a_request_is_followed_by_the_same_replica_everywhere():
     """It is out, or too small: routers have to agree on who stands in."""
     found = rendezvous()
@@ -75,6 +78,7 @@ def test_one_that_cannot_take_a_request_is_followed_by_the_same_replica_everywhe
     assert Rendezvous().favourite(5, REPLICAS) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [{}, dict.fromkeys(REPLICAS[:5], 3)])
 def test_shares_are_as_unequal_as_the_caches(sizes):
     """Of 20 parts, five replicas of three have three each, five have one: 0.15 and 0.05."""

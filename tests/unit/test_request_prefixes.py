@@ -233,6 +233,7 @@ print(json.dumps(keys))
 """
 
 
+@pytest.mark.slow
 def test_keys_are_equal_in_all_processes():
     """Routers tell each other what they have sent where, and choose alike by them."""
     image = picture(4000, 7)

@@ -242,6 +242,7 @@ def test_lists_that_are_nested_deeply_are_read_without_recursion():
             assert ROUTES[CHAT.encode()].parse(tools, b"").prompt_tokens > 0
 
 
+@pytest.mark.slow
 def test_parts_have_a_bound():
     with pytest.raises(BadRequestError, match="more than 100000 parts"):
         parse(CHAT, messages=user([[]] * 100_001))
@@ -268,6 +269,7 @@ FIELDS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from([route for route in ROUTES.values() if route.parse_document is not None]),
     st.dictionaries(

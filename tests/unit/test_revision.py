@@ -5,7 +5,6 @@ import hashlib
 import json
 
 import pytest
-import yaml
 
 from memroute_operator.spec import revision
 from memroute_operator.spec.revision import LEGACY_FIELDS, legacy_revision_of, revision_of
@@ -156,12 +155,11 @@ def test_they_are_recognized_under_a_crd_that_fills_in_more():
     assert legacy_revision_of(newer) == revision_of_release_0_1(as_0_1_stored_it(SPEC))
 
 
-def test_the_crd_fills_in_nothing_that_release_0_1_would_hash(repository):
+def test_the_crd_fills_in_nothing_that_release_0_1_would_hash(crd):
     """After a rollback 0.1 runs with the newer CRD: a default of ours would restart everything.
 
     The words differ: 0.1 has stored its own with each object, so ours are filled in for none.
     """
-    crd = yaml.safe_load((repository / "crds" / "modeldeployments.memroute.dev.yaml").read_text())
     schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     defaults = {
         (name, field): sub["default"]

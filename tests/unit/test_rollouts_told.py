@@ -2,6 +2,8 @@
 
 import copy
 
+import pytest
+
 from memroute_operator.status.events import EventWriter
 from memroute_operator.status.status_writer import StatusWriter
 from memroute_operator.store.store import Store
@@ -57,6 +59,7 @@ def last_good(rig):
     return rig.cluster.objects["modeldeployments"]["default/m"]["status"]["lastGood"]
 
 
+@pytest.mark.slow
 async def test_an_operator_that_starts_returns_to_what_another_one_knew():
     """It was killed when it had written that the revision has failed, and nothing else."""
     async with operator_rig(nodes=[node(gpus=1)], mdeps=[mdep("m")]) as rig:
@@ -94,6 +97,7 @@ async def test_an_operator_that_starts_returns_to_what_another_one_knew():
         await second.stop()
 
 
+@pytest.mark.slow
 async def test_what_left_first_comes_back():
     """One device, one replica: it had to leave, its successor fails, and it is made again."""
     one = mdep("m", model="Qwen/Qwen3-8B", concurrency=20)
@@ -118,6 +122,7 @@ def aheads(rig):
     return [pod for pod in rig.cluster.pods() if LABEL_AHEAD in pod["metadata"]["labels"]]
 
 
+@pytest.mark.slow
 async def test_a_pod_goes_ahead_and_the_old_replica_leaves_when_it_is_done():
     """One phase, one Event, and nothing is left of it. Operators that die go on where it was."""
     one = mdep("m", model="Qwen/Qwen3-8B", concurrency=20)

@@ -235,6 +235,7 @@ async def test_engines_are_not_asked_to_compress(rig, engine_factory):
     assert b"accept-encoding" not in engine.requests[0][0].lower()
 
 
+@pytest.mark.slow
 async def test_an_answer_whose_client_is_slow_is_known_to_be_out_of_sight(rig, engine_factory):
     """Its replica goes on; only the router does not see it."""
 

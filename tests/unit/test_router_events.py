@@ -208,6 +208,7 @@ def test_small_reads_of_a_long_event_cost_what_their_bytes_cost():
     assert stream.num_data_events == 1
 
 
+@pytest.mark.slow
 def test_bytes_that_are_no_events_do_not_stay_here_for_long():
     """A server that sends something else under that name: after 1 MiB it is passed on."""
     data = gzip.compress(json.dumps(list(range(400_000))).encode(), mtime=0) * 2

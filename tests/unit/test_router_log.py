@@ -206,6 +206,7 @@ def test_every_outcome_has_a_ring():
     assert {record.outcome for record in journal.recent} == set(Outcome)
 
 
+@pytest.mark.slow
 async def test_the_rings_are_bounded_in_bytes_whatever_clients_send():
     """60 requests of 2 MB for models that nobody serves took 250 MiB."""
     rig = Rig("--access-log", "off", "--tenants", "header", body_bytes=10_000_000)
@@ -314,6 +315,7 @@ async def ask(port, data, *, leaves):
             await writer.wait_closed()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 async def test_every_refusal_and_failure_of_a_chaos_run_is_explained_by_the_log(
     engine_factory, repository, seed

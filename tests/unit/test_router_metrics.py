@@ -118,6 +118,7 @@ async def test_tokens_of_a_broken_stream_were_produced_and_not_served(rig, engin
     assert sum(series(rig, "ttft_seconds_count").values()) == 0
 
 
+@pytest.mark.slow
 async def test_a_replica_that_refuses_connections_is_avoided(rig, engine_factory):
     """``is_routable`` of the debug page says what its pod says; this says what the router does."""
     rig.add("a", (await engine_factory(reset)).port)

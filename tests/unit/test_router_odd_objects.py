@@ -3,6 +3,7 @@
 500 examples by default; ``make odd-objects`` tries 10,000.
 """
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -45,6 +46,7 @@ def victim():
     return BeliefsRig(told(deployment(), pod()), pods=[pod()])
 
 
+@pytest.mark.slow
 @settings(max_examples=EXAMPLES)
 @given(
     pods=st.lists(spoiled(whole_pod), max_size=3),
@@ -74,6 +76,7 @@ def test_no_object_ends_discovery_and_nobody_elses_pool_changes(pods, deployment
 NAMES = st.sampled_from(["chat", "sql", "evil", "more"])
 
 
+@pytest.mark.slow
 @settings(max_examples=EXAMPLES)
 @given(
     edits=st.lists(
@@ -139,6 +142,7 @@ EVENTS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=EXAMPLES)
 @given(events=EVENTS)
 def test_what_is_kept_one_change_at_a_time_is_what_all_of_it_says(events):

@@ -359,6 +359,7 @@ async def test_a_collector_that_fails_loses_its_own_families_alone(rig, caplog):
     assert "collector=Odd" in caplog.text
 
 
+@pytest.mark.slow
 async def test_who_asks_for_a_page_and_leaves_hurts_nobody(rig):
     _, writer = await asyncio.open_connection("127.0.0.1", rig.ops_port)
     writer.write(get(b"/metrics"))

@@ -239,6 +239,7 @@ async def test_malformed_and_oversized_requests_get_an_answer(rig, data, status)
     assert (await exchange(rig.port, data, until_closed=True))[0] == status
 
 
+@pytest.mark.slow
 async def test_a_slow_client_slows_the_engine_down(rig, engine_factory):
     """Nothing may pile up in the router: the engine's own socket has to fill."""
     sent = 0
@@ -267,6 +268,7 @@ async def test_a_slow_client_slows_the_engine_down(rig, engine_factory):
     writer.close()
 
 
+@pytest.mark.slow
 async def test_a_slow_reader_does_not_slow_the_others(rig, engine_factory):
     """Twenty clients that take nothing; one beside them gets its stream at once.
 
@@ -304,6 +306,7 @@ async def test_a_slow_reader_does_not_slow_the_others(rig, engine_factory):
     await until(lambda: not rig.num_leases)
 
 
+@pytest.mark.slow
 async def test_a_client_that_takes_nothing_is_let_go_after_a_while(engine_factory):
     """It holds a lease, and an engine that waits for it."""
     rig = Rig("--stalled-client-seconds", "0.3")
@@ -362,6 +365,7 @@ async def test_a_request_that_waits_in_vain_is_told_when_to_come_back(engine_fac
     await rig.stop()
 
 
+@pytest.mark.slow
 async def test_retries_have_a_budget(engine_factory):
     """A fleet that fails gets no multiple of its load: a hundred in hand, then a fifth."""
     rig = Rig("--max-queue-seconds", "0")
@@ -461,6 +465,7 @@ async def exchange_with_socket(port, data):
     return answer
 
 
+@pytest.mark.slow
 async def test_no_lease_is_left_after_any_mixture_of_ends(rig, engine_factory):
     """Served, refused, broken, retried, abandoned: 200 requests, and the ledger is empty."""
     rng = random.Random(3)

@@ -52,6 +52,7 @@ async def test_only_the_families_that_matter_are_asked_for(rig, engine_factory):
     assert engine.num_open == 1, "one connection, kept"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "narrow", [(b"404 Not Found", b"{}"), (b"307 Temporary Redirect", b""), (b"200 OK", b"\n")]
 )
@@ -65,6 +66,7 @@ async def test_an_engine_that_cannot_tell_a_part_is_asked_for_all(rig, engine_fa
     assert set(targets(engine)[1:]) == {b"/metrics"}
 
 
+@pytest.mark.slow
 async def test_one_that_fails_is_asked_less_and_less_and_counted(rig, engine_factory, caplog):
     engine = await engine_factory(page(narrow=(b"500 No", b""), full=(b"500 No", b"")))
     replica = rig.add("a", engine.port)
@@ -159,6 +161,7 @@ def sglang(loads):
     return script
 
 
+@pytest.mark.slow
 async def test_sglang_is_asked_for_its_snapshot_and_now_and_then_for_its_page(rig, engine_factory):
     engine = await engine_factory(sglang((b"200 OK", LOADS)))
     replica = rig.add("a", engine.port)
@@ -171,6 +174,7 @@ async def test_sglang_is_asked_for_its_snapshot_and_now_and_then_for_its_page(ri
     assert replica.ledger.limits.running_limit == 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loads", [(b"404 Not Found", b"{}"), (b"200 OK", b"<html>")])
 async def test_an_sglang_without_a_snapshot_is_asked_for_it_once(rig, engine_factory, loads):
     engine = await engine_factory(sglang(loads))

@@ -52,6 +52,7 @@ async def value(rig, name):
     return float(found.rsplit(" ", 1)[1])
 
 
+@pytest.mark.slow
 async def test_a_request_is_held_for_the_wake_and_served_then(rig, engine_factory):
     engine = await engine_factory(whole())
     replica = rig.add("a", engine.port)
@@ -78,6 +79,7 @@ async def test_a_request_is_held_for_the_wake_and_served_then(rig, engine_factor
     assert rig.num_leases == 0
 
 
+@pytest.mark.slow
 async def test_whoever_has_no_time_for_the_wake_is_told_when_to_come_back(rig, engine_factory):
     """And counts among those who asked: the operator wakes the model for whoever comes back."""
     sleeps(rig, rig.add("a", (await engine_factory(whole())).port), ASLEEP, wake=40.5)
@@ -182,6 +184,7 @@ async def test_no_target_is_missed_by_waiting_for_a_wake(rig, engine_factory):
     await until(lambda: sum(statistics.within) + sum(statistics.missed) > 0)
 
 
+@pytest.mark.slow
 async def test_pages_say_who_sleeps(rig, engine_factory):
     replica = rig.add("a", (await engine_factory(whole())).port)
     for phase, word in ((ASLEEP, "asleep"), (WAKING, "waking"), (FALLING, "falling-asleep")):

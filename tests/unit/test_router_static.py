@@ -55,6 +55,7 @@ models:
     assert config.settings["m"].adapters == ("sql", "chat")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -113,6 +114,7 @@ async def rig():
     await it.stop()
 
 
+@pytest.mark.slow
 async def test_a_change_is_applied_and_a_broken_file_changes_nothing(rig, tmp_path, monkeypatch):
     """Requests go on in the meantime, to those who stay."""
     monkeypatch.setattr("memroute_router.watched.POLL_SECONDS", 0.05)
@@ -142,6 +144,7 @@ async def test_a_change_is_applied_and_a_broken_file_changes_nothing(rig, tmp_pa
     await new.stop()
 
 
+@pytest.mark.slow
 def test_a_router_that_cannot_read_its_file_does_not_start(tmp_path):
     command = [sys.executable, "-m", "memroute_router", "--config", str(tmp_path / "none.yaml")]
     found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)

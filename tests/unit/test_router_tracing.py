@@ -224,6 +224,7 @@ async def test_a_traceparent_that_cannot_be_read_begins_a_new_trace(engine_facto
     assert b"tracestate" not in engine.requests[0][0]
 
 
+@pytest.mark.slow
 async def test_an_exporter_that_does_not_read_costs_traces_and_no_requests(
     engine_factory, tmp_path, monkeypatch
 ):
@@ -342,6 +343,7 @@ def sdk(monkeypatch):
     return pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sdk")
 async def test_a_collector_gets_spans_by_the_conventions(engine_factory, tmp_path):
     """What Jaeger, Tempo and the rest show is what these names say."""
@@ -393,6 +395,7 @@ async def test_a_collector_gets_spans_by_the_conventions(engine_factory, tmp_pat
         assert span.end_time_unix_nano <= root.end_time_unix_nano
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sdk")
 async def test_a_refusal_is_a_trace_with_its_reason(tmp_path):
     with Collector() as collector:
@@ -411,6 +414,7 @@ async def test_a_refusal_is_a_trace_with_its_reason(tmp_path):
     assert "no replica of this model" in by_status[503].status.message
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sdk")
 async def test_a_collector_that_is_down_costs_no_request(engine_factory, tmp_path, monkeypatch):
     """And the router ends in time: what cannot be sent by then is lost."""

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from itertools import product
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -145,6 +146,7 @@ requests = st.lists(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(clusters, requests)
 def test_nobody_loses_a_place_and_no_device_its_bytes(devices, asked):
     """The promise of the second look, and the invariants of every plan, on any small cluster."""

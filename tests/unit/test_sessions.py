@@ -1,8 +1,11 @@
 """Named sessions: where each was served last."""
 
+import pytest
+
 from memroute.traffic.prefixes.sessions import MAX_SESSIONS, SessionIndex
 
 
+@pytest.mark.slow
 def test_a_flood_of_new_sessions_pushes_out_no_conversation_that_goes_on():
     """Names are the clients' to choose: one of them may name a new one with each request."""
     index = SessionIndex()

@@ -18,6 +18,7 @@ def simulate(*arguments):
     return CliRunner().invoke(app, ["simulate", *arguments])
 
 
+@pytest.mark.slow
 def test_a_fleet_and_a_workload_make_a_table():
     result = simulate(MODEL, *QUICK, "-p", "memroute", "-p", "random")
     assert result.exit_code == 0, result.output
@@ -53,6 +54,7 @@ def test_the_document_has_what_programs_need():
     assert engine["step_time_error_ratio"] > 0
 
 
+@pytest.mark.slow
 def test_the_targets_that_are_given_are_what_memroute_admits_by():
     """Else a fleet of L4s (68 ms per token alone) is refused for a target that nobody asked for."""
     checked = scenario(
@@ -96,6 +98,7 @@ def test_targets_that_a_fleet_cannot_meet_are_told():
     assert "cannot be met" not in simulate(MODEL, "--requests", "5", "-a", "H100").output
 
 
+@pytest.mark.slow
 def test_the_same_seed_prints_the_same_figures():
     first, again, other = (
         simulate(MODEL, *QUICK, "--output", "json", "--seed", seed).stdout for seed in "112"
@@ -103,6 +106,7 @@ def test_the_same_seed_prints_the_same_figures():
     assert first == again != other
 
 
+@pytest.mark.slow
 def test_a_file_compares_fleets_with_faults(tmp_path):
     path = tmp_path / "scenario.yaml"
     path.write_text(

@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,6 +41,7 @@ def test_small_batches_wait_for_bandwidth_and_large_ones_for_arithmetic():
     assert (small, large) == (Bound.BANDWIDTH, Bound.COMPUTE)
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from(sorted(MODELS)), st.sampled_from(ACCELERATORS), st.sampled_from((2048, 4096))
 )

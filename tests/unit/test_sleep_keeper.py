@@ -221,6 +221,7 @@ async def test_one_that_somebody_woke_by_hand_is_seen(tmp_path, monkeypatch):
         assert keeper.sights[asleep.uid].is_sleeping is False
 
 
+@pytest.mark.slow
 async def test_an_engine_that_does_not_answer_is_a_trouble_and_no_exception(monkeypatch, tmp_path):
     async with kept(tmp_path, monkeypatch, SLEEPY) as (keeper, _, client):
         await client.close()

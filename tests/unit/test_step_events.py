@@ -2,6 +2,8 @@
 
 from types import SimpleNamespace
 
+import pytest
+
 from memroute_operator.actions.backoff import Failure
 from memroute_operator.plan import Create, Delete
 from memroute_operator.replicas.reading import read_replica
@@ -15,6 +17,7 @@ def placed(name):
     return SimpleNamespace(key=key, node="a", why="tightest fit")
 
 
+@pytest.mark.slow
 def test_many_replicas_are_one_event():
     """A thousand replicas that are placed at once are no thousand Events."""
     events = StepEvents()
@@ -47,6 +50,7 @@ def test_what_was_given_up_wakes_somebody_and_what_was_not_wanted_does_not():
     }
 
 
+@pytest.mark.slow
 async def test_a_model_that_starts_scales_and_shrinks_has_one_event_for_each():
     """From nothing to two, to one: what ``kubectl describe`` shows is the story, in its order."""
     async with operator_rig(nodes=[node(gpus=2)], mdeps=[mdep("m", replicas=2)]) as rig:

@@ -10,7 +10,6 @@ import json
 import re
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from dispatch_rig import Asking, pool
@@ -72,9 +71,8 @@ def words_of(pattern):
     return {match for one in ALL for match in re.findall(pattern, one.next_step)}
 
 
-def test_every_field_that_is_named_exists(repository):
+def test_every_field_that_is_named_exists(crd):
     """Renamed fields are the usual way for a suggestion to stop helping."""
-    crd = yaml.safe_load((repository / "crds" / "modeldeployments.memroute.dev.yaml").read_text())
     root = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     paths = words_of(r"\bspec\.([a-zA-Z]+(?:\.[a-zA-Z]+)*)") - {"schedulingGates"}
     paths |= words_of(r"(?<![.\w])(placement\.[a-zA-Z]+)")
@@ -164,6 +162,7 @@ def planned(*arguments):
     return result.exit_code, option
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -48,6 +48,7 @@ def imported_by(*arguments):
     return set(json.loads(result.stdout.splitlines()[-1])), result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [("--help",), ("--version",), *((name, "--help") for name in COMMANDS)]
 )
@@ -58,6 +59,7 @@ def test_help_imports_nothing_heavy(arguments):
     assert modules & HEAVY == set()
 
 
+@pytest.mark.slow
 def test_a_plan_by_the_catalogue_needs_no_cluster_and_no_network():
     """The commonest question is answered from this machine's memory alone."""
     modules, output = imported_by("plan", "Qwen/Qwen3-8B", "-a", "H100")
@@ -200,6 +202,7 @@ def test_errors_are_in_the_words_that_were_typed(arguments, words):
     assert not re.search(r"Input should|Value error|pydantic|Traceback|Enum", result.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_commands_are_completed(shell):
     """`memroute pl<tab>`: names come from the list, so that a tab imports nothing heavy."""
@@ -224,6 +227,7 @@ NUMBERS = st.integers(0, 10**15).map(lambda number: f"{number:,}")
 SENTENCES = st.lists(st.text(alphabet="abcdef", min_size=1, max_size=12), max_size=30).map(" ".join)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(NAMES, NAMES, NUMBERS, SENTENCES), max_size=5))
 def test_a_table_fits_and_no_number_is_cut(rows):
     """A digit that is cut off is a wrong number; a name without its middle is still a name."""

@@ -38,6 +38,7 @@ async def rig():
         yield it
 
 
+@pytest.mark.slow
 async def test_top_shows_the_operators_own_ledger(rig):
     """Two programs that sum differently would send a person looking for a bug."""
     seen = await told(rig)
@@ -94,6 +95,7 @@ def row_of(seen, name):
     return row
 
 
+@pytest.mark.slow
 async def test_what_others_use_is_told_apart_from_what_was_promised(rig):
     """A notebook on a shared device: placement must not give its bytes away, and people see why."""
     promised = promised_on(rig, "gpu-b")
@@ -104,6 +106,7 @@ async def test_what_others_use_is_told_apart_from_what_was_promised(rig):
     assert row.foreign_bytes == 20 * GIB
 
 
+@pytest.mark.slow
 async def test_what_a_replica_that_starts_may_use_is_not_called_foreign(rig):
     """Its reading is from before it was ready: nobody knows whose those bytes are."""
     assert promised_on(rig, "gpu-b") > 20 * GIB
@@ -114,6 +117,7 @@ async def test_what_a_replica_that_starts_may_use_is_not_called_foreign(rig):
     assert foreign_metric(rig, "gpu-b") == 0, "what alerts go by says the same"
 
 
+@pytest.mark.slow
 async def test_what_a_replica_used_that_has_left_since_the_reading_is_not_called_foreign(
     rig, tmp_path
 ):
@@ -155,6 +159,7 @@ async def test_what_a_replica_used_that_has_left_since_the_reading_is_not_called
     assert f"replicas that start or have just ended, {format_gib(promised)}" in why
 
 
+@pytest.mark.slow
 async def test_top_fits_80_columns_and_says_how_old_it_is(rig, tmp_path):
     await told(rig)
     config = kubeconfig(rig, tmp_path / "config")
@@ -181,6 +186,7 @@ async def test_top_fits_80_columns_and_says_how_old_it_is(rig, tmp_path):
     assert "one of name, free, promised, observed, foreign" in errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "state"),
     [
@@ -208,6 +214,7 @@ async def test_top_says_of_a_model_that_sleeps_what_it_does(rig, words, state):
     assert "Asleep" not in states["default/draft"]
 
 
+@pytest.mark.slow
 async def test_without_the_operators_view_promises_are_shown_and_that_is_said(rig, tmp_path):
     """A person without the right, or an operator that is down: half of the answer, and why half."""
     config = kubeconfig(rig, tmp_path / "config")
@@ -223,6 +230,7 @@ async def test_without_the_operators_view_promises_are_shown_and_that_is_said(ri
     assert "you may not get ConfigMap" in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
@@ -263,6 +271,7 @@ def unreachable(path):
     return path
 
 
+@pytest.mark.slow
 async def test_the_view_survives_its_own_writing(rig):
     """Small and large: text in data, or compressed."""
     await told(rig)
@@ -285,6 +294,7 @@ async def test_the_view_survives_its_own_writing(rig):
         assert read_view(odd) is None
 
 
+@pytest.mark.slow
 async def test_the_view_is_written_seldom(rig):
     """Telemetry in etcd: a quarter of a minute where something has changed, a minute else."""
 
@@ -307,6 +317,7 @@ async def test_the_view_is_written_seldom(rig):
     assert writes() == first + 2
 
 
+@pytest.mark.slow
 async def test_top_of_a_namespace_without_models_says_so(rig, tmp_path):
     """A head without rows looks like a fault of the table."""
     await told(rig)
@@ -317,6 +328,7 @@ async def test_top_of_a_namespace_without_models_says_so(rig, tmp_path):
     assert "KV-TOKENS" not in output
 
 
+@pytest.mark.slow
 async def test_explain_says_where_each_replica_is_and_why(rig, tmp_path):
     await told(rig)
     config = kubeconfig(rig, tmp_path / "config")
@@ -352,6 +364,7 @@ async def test_explain_says_where_each_replica_is_and_why(rig, tmp_path):
         assert words in errors
 
 
+@pytest.mark.slow
 async def test_explain_says_which_replica_has_which_adapter(rig, tmp_path):
     """A request for an adapter goes to the replicas that have it: one of two is half a fleet."""
     await told(rig)
@@ -463,6 +476,7 @@ def followed(rig, command):
         rig.cluster.change("nodes", words[2], lambda obj: obj["spec"].pop("unschedulable"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", HELP)
 async def test_each_suggestion_helps_when_it_is_followed(case):
     """A suggestion that does not help costs a night: the operator itself follows each one here."""
@@ -496,6 +510,7 @@ async def test_each_suggestion_helps_when_it_is_followed(case):
             )
 
 
+@pytest.mark.slow
 async def test_what_disturbs_nothing_is_suggested_first():
     """Nine replicas replaced for one more, when a node only has to be uncordoned."""
     small = mdep("m", replicas=9, concurrency=32)
@@ -525,6 +540,7 @@ def placed_of(rig, key):
     return [one for one in status["placements"] if one["state"] in ("Serving", "Starting")]
 
 
+@pytest.mark.slow
 async def test_verdicts_agree_with_the_planner(rig):
     """Node by node and all together: the same answer, or one of them is a lie."""
     facts = (await told(rig)).picture.facts()

@@ -50,6 +50,7 @@ def broken_off(rig):
     return rig.router.server.clients.refused[LimitKind.SLOW]
 
 
+@pytest.mark.slow
 async def test_a_slow_clients_answer_is_counted_until_it_has_been_taken(rig, engine_factory):
     """It is counted when its engine is no longer read, and every byte of it comes."""
     rig.add("a", (await engine_factory(whole(ANSWER))).port)
@@ -80,6 +81,7 @@ async def test_what_slow_clients_hold_leaves_less_room_for_bodies(rig, engine_fa
     assert (await exchange(rig.port, b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"))[0] == 200
 
 
+@pytest.mark.slow
 async def test_who_is_slow_for_longest_makes_room(rig, engine_factory):
     """Ten thousand clients that read nothing would hold gigabytes.
 

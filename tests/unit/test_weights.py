@@ -137,6 +137,7 @@ def test_an_excluded_module_stays_at_16_bit():
     assert not form.covers(modules["model.layers.0.self_attn.q_proj"])
 
 
+@pytest.mark.slow
 @given(NAMES, st.sampled_from((1, 2, 4, 8)), st.booleans())
 def test_the_ranks_hold_the_whole_model(name, tensor_parallel_size, expert_parallel):
     """Split modules add up to the whole; what is replicated is whole on every rank."""
@@ -169,6 +170,7 @@ def test_pipeline_stages_hold_every_layer_once(name, size):
     assert [layer for stage in stages for layer in stage] == list(range(num_layers))
 
 
+@pytest.mark.slow
 @given(NAMES)
 def test_fewer_bits_weigh_less(name):
     """Monotone in bits: NVFP4 < INT8 <= 16 bit."""

@@ -33,6 +33,7 @@ MEANS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_lengths_have_the_published_quantiles(name):
     count, inputs, outputs = PUBLISHED[name]
@@ -49,6 +50,7 @@ def test_lengths_have_the_published_quantiles(name):
             assert below - 2 <= q <= up_to + 2, q
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MEANS)
 def test_lengths_have_the_published_means(name):
     workload = workload_by_name(name, num_requests=size(5000, 10_000), seed=5)
@@ -64,6 +66,7 @@ def gaps_cv(workload):
     return statistics.pstdev(gaps) / statistics.mean(gaps)
 
 
+@pytest.mark.slow
 def test_code_comes_in_bursts_and_chats_do_not():
     """Azure 2023: gap CV 13.2 and 1.09; code is silent for whole minutes."""
     code = workload_by_name("azure-code", num_requests=8819, seed=1)
@@ -91,6 +94,7 @@ def hit_ratio(workload, capacity_tokens=None, size=512):
     return hits / total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "count", "unbounded", "at_four_million"),
     [("mooncake-conversation", 12_031, 0.366, 0.174), ("mooncake-synthetic", 3_993, 0.640, 0.368)],
@@ -109,6 +113,7 @@ def test_all_conversations_share_one_system_prompt_and_synthetic_ones_do_not():
     assert len({request.prompt[0] for request in mix.requests()}) > 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("group", "top", "top_ten"), [("m-small", 0.30, 0.93), ("m-large", 0.16, 0.63)]
 )

@@ -149,7 +149,7 @@ def build_changeable(folder: Path = BUILD) -> Path:
     recipe = recipe.replace(
         "modules=list(MODULES)",
         f"modules=[module for module in MODULES if module.startswith({_MODULES!r})]",
-    ).replace('opt_level="3"', 'opt_level="1"')
+    ).replace('opt_level="2"', 'opt_level="1"')
     (source / "hatch_build.py").write_text(recipe)
     digest = hashlib.sha256()
     for path in sorted(source.rglob("*.py")):

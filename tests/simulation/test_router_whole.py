@@ -1,6 +1,6 @@
 """Random histories of the whole router over sockets: what must be true is true of all of them.
 
-Two seconds in ``make check``, six in ``make test``; ``make whole-router`` plays new ones for an
+Two seconds in ``make slow``, six in ``make test``; ``make whole-router`` plays new ones for an
 hour (``MEMROUTE_WHOLE_SECONDS``). Half of the time is asyncio's loop, half is uvloop's, which the
 router runs on. ``MEMROUTE_WHOLE_SEED=7`` plays one again.
 """

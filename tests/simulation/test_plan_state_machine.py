@@ -1,6 +1,6 @@
 """Histories of a planner in a cluster that does as it likes.
 
-``MEMROUTE_HISTORIES`` sets how many are tried: 15 in ``make check``, 50 in ``make test``, 500 in
+``MEMROUTE_HISTORIES`` sets how many are tried: 15 in ``make slow``, 50 in ``make test``, 500 in
 the long run.
 """
 
