@@ -74,7 +74,7 @@ class Cluster:
         """Nodes whose kubelet does not hear of anything."""
         self.not_bound = set()
         """Pods (``namespace/name``) that kube-scheduler finds no room for."""
-        self._versions = itertools.count(101)
+        self._versions = itertools.count(100)
         self._uids = itertools.count(1)
         self._log = []
         """(version, plural, type, object)"""
