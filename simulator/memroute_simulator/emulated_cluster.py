@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,20 +87,24 @@ class KubectlCluster(ControlPlane):
                 "--directory", str(self.directory),
             ],
         )  # fmt: skip
-        names = {entry["name"] for entry in fleet}
+        self.wait_for_nodes({entry["name"] for entry in fleet})
+
+    def wait_for_nodes(self, names: Collection[str] = ()) -> None:
+        """Return when these nodes are ready; without names, all that there are."""
         self.wait_for("every node to be ready", lambda: self._are_ready(names), timeout_seconds=60)
 
-    def _are_ready(self, names: set[str]) -> bool:
+    def _are_ready(self, names: Collection[str]) -> bool:
+        nodes = self.get("nodes")
         ready = {
             node["metadata"]["name"]
-            for node in self.get("nodes")
+            for node in nodes
             if is_condition_true(node, "Ready")
             and not any(
                 taint["key"].startswith("node.kubernetes.io/")
                 for taint in node["spec"].get("taints") or ()
             )
         }
-        return names <= ready
+        return ready.issuperset(names or (node["metadata"]["name"] for node in nodes))
 
 
 class EmulatedCluster(KubectlCluster):

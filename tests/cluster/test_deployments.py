@@ -32,7 +32,7 @@ def fault(cluster):
     yield cause
     for node, kind in caused:
         cluster.kubectl("annotate", "node", node, f"{FAULT}/{kind}-")
-    cluster.wait_for("every node to be back", cluster._all_nodes_ready, timeout_seconds=60)
+    cluster.wait_for_nodes()
 
 
 def test_two_models_share_a_gpu_and_serve(cluster, namespace):

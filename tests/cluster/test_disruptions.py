@@ -79,7 +79,7 @@ def fault(cluster):
             nodes = [node for node, k in caused if k == kind]
             cluster.kubectl("annotate", "node", *nodes, f"{FAULT}/{kind}-")
         caused.clear()
-        cluster.wait_for("every node to be back", cluster._all_nodes_ready, timeout_seconds=60)
+        cluster.wait_for_nodes()
 
     cause.heal = heal
     yield cause
