@@ -372,7 +372,7 @@ def test_a_model_that_is_deleted_ends_what_it_has_begun(cluster, namespace):
     deleted = []
 
     def delete():
-        time.sleep(2)  # several long streams are under way
+        cluster.wait_for("several long streams to be under way", lambda: load.num_begun >= 4)
         deleted.append(time.monotonic())
         cluster.kubectl("delete", "mdep", "m", "-n", namespace, "--wait=true", "--timeout=10s")
         deleted.append(time.monotonic())

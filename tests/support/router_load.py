@@ -31,6 +31,8 @@ class Load:
 
     def __init__(self, url, model, *, tokens=150):
         self.url, self.model, self.tokens, self.ends = url, model, tokens, []
+        self.num_begun = 0
+        """Streams of which tokens have come."""
 
     async def run(self, seconds, interval):
         """Send for so long, and wait for all answers."""
@@ -62,7 +64,9 @@ class Load:
             replica = raw.headers["x-memroute-replica"]
             async for chunk in raw.parse():
                 # A chat's first chunk has a role and no content.
-                got += bool(chunk.choices and chunk.choices[0].delta.content)
+                has_token = bool(chunk.choices and chunk.choices[0].delta.content)
+                self.num_begun += has_token and not got
+                got += has_token
             outcome = "served" if got == self.tokens else f"short {got}"
         except openai.APIStatusError as error:
             outcome = f"{error.status_code} {error.response.headers.get('x-memroute-reason')}"
