@@ -48,7 +48,7 @@ demo: $(STAMP) ## run the whole product here, without a GPU (ARGS=--keep leaves 
 # Folders of what takes longer, and files of tests/unit that have a few such tests, each marked.
 SLOW := tests/programs tests/simulation $(shell grep -l 'mark\.slow' tests/unit/*.py)
 # The types are checked beside the tests: on two cores that is as long as the two take together.
-check: $(STAMP) ## format, lint, types, import contracts, fast unit tests: under a minute on two cores
+check: $(STAMP) ## format, lint, types, import contracts, fast unit tests: a minute or so on two cores
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ." >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/lint-imports > $(VENV)/contracts.txt 2>&1 & contracts=$$!; \
