@@ -225,10 +225,15 @@ def test_what_somebody_changes_or_deletes_is_put_right(cluster, namespace):
     serve(cluster, namespace)
     wait_written(cluster, namespace)
 
+    def is_labelled(what, name):
+        labels = one_of(cluster, namespace, what, name)["metadata"]["labels"]
+        return "memroute.dev/picker-service" in labels
+
     def is_right():
         pool = one_of(cluster, namespace, POOLS, "m")["spec"]
         return (
             names(cluster, namespace) == ALL
+            and all(is_labelled(*one) for one in ALL if one[0] != POOLS)
             and pool["targetPorts"] == [{"number": 8000}]
             and list(pool["selector"]["matchLabels"]) == ["memroute.dev/model-deployment"]
             and pool["endpointPickerRef"]["name"] == "picker-m"
