@@ -63,6 +63,10 @@ NUM_LOG_LINES = 40
 """Of each operator's log, when a test fails."""
 
 
+# How long a test on a control plane may take, in seconds: some wait for a dozen states, each of
+# which may take its time on a slow machine.
+CLUSTER_SECONDS = 900
+CLUSTER_FOLDERS = {"cluster", "contract", "e2e"}
 # What takes longer: programs as processes; whole operators, fleets and routers on their own clocks.
 SLOW_FOLDERS = {"programs", "simulation"}
 
@@ -72,6 +76,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.parent.name in SLOW_FOLDERS:
             item.add_marker("slow")
+        if item.path.parent.name in CLUSTER_FOLDERS and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(CLUSTER_SECONDS))
     items.sort(key=lambda item: item.get_closest_marker("last") is not None)
 
 
@@ -139,7 +145,5 @@ def namespace(cluster, request):
     cluster.kubectl("create", "namespace", name)
     yield name
     cluster.kubectl("delete", "mdep", "--all", "-n", name, "--wait=true")
-    cluster.wait_for(
-        "replicas to go", lambda: not cluster.get("pods", "-n", name), timeout_seconds=90
-    )
+    cluster.wait_for("replicas to go", lambda: not cluster.get("pods", "-n", name))
     cluster.kubectl("delete", "namespace", name, "--wait=false")

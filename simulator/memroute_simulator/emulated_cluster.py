@@ -1,11 +1,13 @@
 """A control plane with emulated nodes: what the demo and the cluster tests run on."""
 
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,9 +18,13 @@ from memroute_kube.resources import is_condition_true
 from memroute_simulator.controlplane import ControlPlane
 from memroute_simulator.controlplane.binary_cache import Report, report_to_stderr
 from memroute_simulator.controlplane.cluster import NODE_GRACE_SECONDS
+from memroute_simulator.controlplane.reading import ApiReader, ReadError
 from memroute_simulator.nodes.services import ANNOTATION_ADDRESSES
 
 POLL_SECONDS = 0.1
+# For what comes on any machine, however slow; only spent where something is wrong. Source: four
+# times what replicas have needed to serve on two busy cores.
+PATIENCE_SECONDS = 240.0
 T = TypeVar("T")
 
 
@@ -43,13 +49,35 @@ class KubectlCluster(ControlPlane):
         return result.stdout
 
     def get(self, resource: str, *arguments: str) -> list[KubeObject]:
-        """Objects by kubectl's name of their resource, in all namespaces unless one is given."""
+        """Objects by kubectl's name of their resource, in all namespaces unless one is given.
+
+        Raises ``KubectlError``.
+        """
+        with _as_kubectl():
+            if (found := self._reader.objects(resource, *arguments)) is not None:
+                return found
         scope = [] if "-n" in arguments else ["-A"]
         output = self.kubectl("get", resource, *scope, *arguments, "-o", "json")
         items: list[KubeObject] = json.loads(output)["items"]
         return items
 
-    def wait_for(self, what: str, condition: Callable[[], T], *, timeout_seconds: float = 30) -> T:
+    def read(self, resource: str, namespace: str, name: str) -> KubeObject:
+        """One object. Raises ``KubectlError``."""
+        with _as_kubectl():
+            if (found := self._reader.one(resource, namespace, name)) is not None:
+                return found
+        obj: KubeObject = json.loads(
+            self.kubectl("get", resource, name, "-n", namespace, "-o", "json")
+        )
+        return obj
+
+    @cached_property
+    def _reader(self) -> ApiReader:
+        return ApiReader(self.kubeconfig, self.directory / "pki")
+
+    def wait_for(
+        self, what: str, condition: Callable[[], T], *, timeout_seconds: float = PATIENCE_SECONDS
+    ) -> T:
         """Poll until ``condition`` returns something true; that. Raises ``TimeoutError``."""
         deadline = time.monotonic() + timeout_seconds
         while True:
@@ -91,7 +119,7 @@ class KubectlCluster(ControlPlane):
 
     def wait_for_nodes(self, names: Collection[str] = ()) -> None:
         """Return when these nodes are ready; without names, all that there are."""
-        self.wait_for("every node to be ready", lambda: self._are_ready(names), timeout_seconds=60)
+        self.wait_for("every node to be ready", lambda: self._are_ready(names))
 
     def _are_ready(self, names: Collection[str]) -> bool:
         nodes = self.get("nodes")
@@ -133,12 +161,21 @@ class EmulatedCluster(KubectlCluster):
         """``host:port`` of a Service's port, by its name. Waits until it is served."""
 
         def find() -> str | None:
-            obj = json.loads(self.kubectl("get", "service", name, "-n", namespace, "-o", "json"))
+            obj = self.read("services", namespace, name)
             said = (obj["metadata"].get("annotations") or {}).get(ANNOTATION_ADDRESSES, "{}")
             found: str | None = json.loads(said).get(port)
             return found
 
         return str(self.wait_for(f"the Service {name}", find))
+
+
+@contextlib.contextmanager
+def _as_kubectl() -> Iterator[None]:
+    """What cannot be read is told as kubectl tells it."""
+    try:
+        yield
+    except ReadError as error:
+        raise KubectlError(str(error)) from error
 
 
 def find_kubectl() -> str:

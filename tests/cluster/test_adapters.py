@@ -9,6 +9,7 @@ from cluster_support import (
     get_deployment,
     pods_of,
     program_address,
+    wait_event,
     wait_ready,
 )
 
@@ -59,7 +60,7 @@ def test_an_adapter_is_loaded_asked_for_and_unloaded_while_the_engine_runs(
         found = told(cluster, namespace)
         return {name: one["state"] for name, one in found.items()} == states and found
 
-    found = cluster.wait_for("the adapter to be loaded", is_loaded, timeout_seconds=60)
+    found = cluster.wait_for("the adapter to be loaded", is_loaded)
     assert (found[sql]["loadedReplicas"], found[sql]["readyReplicas"]) == (1, 1)
     assert len(found[sql]["commit"]) == 40
     assert large in condition(cluster, namespace, "m", "AdaptersFailing")["message"]
@@ -82,10 +83,10 @@ def test_an_adapter_is_loaded_asked_for_and_unloaded_while_the_engine_runs(
         page = httpx.get(f"http://{address}:8000/v1/models", trust_env=False).json()
         return [one["id"] for one in page["data"]] == [namespace]
 
-    cluster.wait_for("the engine to have unloaded it", is_unloaded, timeout_seconds=60)
+    cluster.wait_for("the engine to have unloaded it", is_unloaded)
     cluster.wait_for("the router to know", lambda: ask(router_url, sql).status_code == 404)
     assert ask(router_url, namespace).status_code == 200
     (now,) = pods_of(cluster, namespace)
     assert now["metadata"]["uid"] == pod["metadata"]["uid"], "no edit of the list restarts it"
-    events = cluster.kubectl("get", "events", "-n", namespace, "-o", "jsonpath={.items[*].reason}")
-    assert {"AdapterLoaded", "AdapterFailed", "AdapterRemoved"} <= set(str(events).split())
+    for reason in ("AdapterLoaded", "AdapterFailed", "AdapterRemoved"):
+        wait_event(cluster, namespace, reason)

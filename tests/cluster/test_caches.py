@@ -4,8 +4,6 @@ import contextlib
 import json
 import threading
 
-import pytest
-
 from cluster_support import apply, get_deployment, pods_of, wait_ready, watched
 from fake_hub import SHARDS, held
 from memroute_kube.resources import is_condition_true
@@ -77,9 +75,9 @@ def test_two_replicas_that_start_at_once_fetch_once_and_the_next_start_fetches_n
                 and "waits for another replica that downloads the same weights" in told
             )
 
-        cluster.wait_for("both to say how far they are", is_told, timeout_seconds=90)
+        cluster.wait_for("both to say how far they are", is_told)
         go_on.set()
-        wait_ready(cluster, namespace, "m", timeout_seconds=120)
+        wait_ready(cluster, namespace, "m")
     assert bytes_sent(hub) - before == size_of_weights(hub)
     for pod in pods_of(cluster, namespace, "m"):
         (engine,) = pod["spec"]["containers"]
@@ -91,9 +89,8 @@ def test_two_replicas_that_start_at_once_fetch_once_and_the_next_start_fetches_n
             lambda uid=pod["metadata"]["uid"]: all(
                 one["metadata"]["uid"] != uid for one in pods_of(cluster, namespace, "m")
             ),
-            timeout_seconds=60,
         )  # fmt: skip
-    wait_ready(cluster, namespace, "m", timeout_seconds=60)
+    wait_ready(cluster, namespace, "m")
     assert bytes_sent(hub) - before == size_of_weights(hub), "the second start reads no byte"
     users = {pod["metadata"]["uid"]: users_told(pod) for pod in pods_of(cluster, namespace, "m")}
     assert any(users.keys() & set(told) for told in users.values()), (
@@ -116,16 +113,15 @@ def test_a_node_that_has_the_weights_is_preferred(cluster, namespace, hub):
         (book,) = [one for one in books if one["metadata"]["name"] == "memroute-weights"] or [{}]
         return any("gpu-e" in json.loads(nodes) for nodes in book.get("data", {}).values())
 
-    cluster.wait_for("the operator to write down who has them", is_known, timeout_seconds=60)
+    cluster.wait_for("the operator to write down who has them", is_known)
     cluster.kubectl("scale", "mdep", "first", "-n", namespace, "--replicas=0")
     cluster.wait_for(
         "the operator to see that it has gone",
         lambda: get_deployment(cluster, namespace, "first")["status"].get("replicas") == 0,
-        timeout_seconds=60,
     )
     before = bytes_sent(hub)
     cached(cluster, namespace, "second", nodes=L4)
-    wait_ready(cluster, namespace, "second", timeout_seconds=90)
+    wait_ready(cluster, namespace, "second")
     (pod,) = pods_of(cluster, namespace, "second")
     assert pod["spec"]["nodeName"] == "gpu-e"
     assert "has the weights" in pod["metadata"]["annotations"]["memroute.dev/placement-reason"]
@@ -145,7 +141,6 @@ def pods_ahead(cluster, namespace):
     ]
 
 
-@pytest.mark.timeout(300)
 def test_what_a_rollout_needs_is_fetched_while_the_old_replicas_serve(cluster, namespace, hub):
     """Both devices of the node are taken, so each replica leaves before its successor starts.
 
@@ -172,7 +167,7 @@ def test_what_a_rollout_needs_is_fetched_while_the_old_replicas_serve(cluster, n
         return rollout.get("phase") == "Complete" and not pods_ahead(cluster, namespace)
 
     load("main")
-    wait_ready(cluster, namespace, "m", timeout_seconds=120)
+    wait_ready(cluster, namespace, "m")
     old = {pod["metadata"]["uid"] for pod in pods_of(cluster, namespace, "m")}
     before = bytes_sent(hub)
     with slow_hub(hub) as go_on:
@@ -184,7 +179,6 @@ def test_what_a_rollout_needs_is_fetched_while_the_old_replicas_serve(cluster, n
                 and "Fetching ahead 0.0 of 0.0 GiB"
                 in rollout_of(cluster, namespace, "m")["message"]
             ),
-            timeout_seconds=90,
         )
         (ahead,) = pods_ahead(cluster, namespace)
         assert ahead["spec"]["nodeName"] == "gpu-c"
@@ -192,7 +186,7 @@ def test_what_a_rollout_needs_is_fetched_while_the_old_replicas_serve(cluster, n
         assert {pod["metadata"]["uid"] for pod in serving} == old
         assert all(is_condition_true(pod, "Ready") for pod in serving)
         go_on.set()
-        cluster.wait_for("the rollout", finished, timeout_seconds=120)
+        cluster.wait_for("the rollout", finished)
     pods = pods_of(cluster, namespace, "m")
     assert not old & {pod["metadata"]["uid"] for pod in pods}
     assert bytes_sent(hub) - before == size_of_weights(hub), "no successor reads a byte"
@@ -210,7 +204,6 @@ def test_what_a_rollout_needs_is_fetched_while_the_old_replicas_serve(cluster, n
         cluster.wait_for(
             "the quota to be told",
             lambda: any("nothing goes ahead of it" in one for one in told),
-            timeout_seconds=60,
         )
-        cluster.wait_for("the rollout", finished, timeout_seconds=120)
-    wait_ready(cluster, namespace, "m", timeout_seconds=60)
+        cluster.wait_for("the rollout", finished)
+    wait_ready(cluster, namespace, "m")

@@ -39,7 +39,7 @@ def test_a_dead_node_is_replaced_within_a_minute_with_defaults(cluster, namespac
     Emulated kubelets renew every 2 s, real ones every 10 s: these die at the worst moment.
     """
     apply(cluster, namespace, "m", replicas=3, placement={"mode": "Shared", "strategy": "Spread"})
-    wait_ready(cluster, namespace, "m", timeout_seconds=90)
+    wait_ready(cluster, namespace, "m")
     node, victim = min((pod["spec"]["nodeName"], pod) for pod in pods_of(cluster, namespace))
     time.sleep(NODE_GRACE_SECONDS)  # an operator that has just started knows no Lease's age
     died = time.monotonic()

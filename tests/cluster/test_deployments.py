@@ -5,19 +5,19 @@ import signal
 import pytest
 
 from cluster_support import (
+    FAULT,
     apply,
     condition,
     get_deployment,
     pod_names,
     pods_of,
     wait_condition,
+    wait_event,
     wait_ready,
 )
 from memroute.units import GIB
 from memroute_kube.resources import is_condition_true
 from memroute_operator.readings.calibration_book import BOOK_NAME, read_book
-
-FAULT = "simulator.memroute.dev"
 
 
 @pytest.fixture
@@ -51,7 +51,6 @@ def test_two_models_share_a_gpu_and_serve(cluster, namespace):
     cluster.wait_for(
         "the first to hear of it",
         lambda: "times the device" in condition(cluster, namespace, "one", "Placed")["message"],
-        timeout_seconds=30,
     )
     (pod,) = pods_of(cluster, namespace, "two")
     assert 0 < float(pod["metadata"]["annotations"]["memroute.dev/occupancy"]) < 1
@@ -82,7 +81,7 @@ def test_what_an_engine_measures_is_kept_and_used_next(cluster, namespace):
         ]
         return [one for book in books for one in book.values() if "--seed=77" in one.key.flags]
 
-    (measured,) = cluster.wait_for("the engine's report", calibrations, timeout_seconds=30)
+    (measured,) = cluster.wait_for("the engine's report", calibrations)
     assert GIB // 2 < measured.overhead_bytes < 4 * GIB
 
     def source():
@@ -96,7 +95,7 @@ def test_what_an_engine_measures_is_kept_and_used_next(cluster, namespace):
     (pod,) = pods_of(cluster, namespace)
     selector = {"kubernetes.io/hostname": pod["spec"]["nodeName"]}
     cluster.kubectl("delete", "mdep/m", "-n", namespace)
-    cluster.wait_for("no pod", lambda: not pods_of(cluster, namespace), timeout_seconds=60)
+    cluster.wait_for("no pod", lambda: not pods_of(cluster, namespace))
     placement = {"mode": "Exclusive", "nodeSelector": selector}
     apply(cluster, namespace, "n", placement=placement, engine=engine)
     wait_ready(cluster, namespace, "n")
@@ -134,7 +133,7 @@ def test_scaling_up_and_down(cluster, namespace):
     wait_ready(cluster, namespace, "m")
     assert len(pods_of(cluster, namespace)) == 3
     cluster.kubectl("scale", "mdep/m", "--replicas=0", "-n", namespace)
-    cluster.wait_for("no pod", lambda: not pods_of(cluster, namespace), timeout_seconds=60)
+    cluster.wait_for("no pod", lambda: not pods_of(cluster, namespace))
     found = wait_condition(cluster, namespace, "m", "Ready", "ScaledToZero")
     assert found["status"] == "True"
 
@@ -144,14 +143,14 @@ def test_an_edit_rolls_out_and_replicas_stay_where_they_fit(cluster, namespace):
     wait_ready(cluster, namespace, "m")
     before = {p["metadata"]["uid"] for p in pods_of(cluster, namespace)}
     apply(cluster, namespace, "m", replicas=2, memory={"maxContextTokens": 4096})
-    wait_ready(cluster, namespace, "m", timeout_seconds=90)
+    wait_ready(cluster, namespace, "m")
 
     def replaced():
         pods = pods_of(cluster, namespace)
         are_new = before.isdisjoint({p["metadata"]["uid"] for p in pods})
         return pods if len(pods) == 2 and are_new else None
 
-    pods = cluster.wait_for("the old ones to go", replaced, timeout_seconds=60)
+    pods = cluster.wait_for("the old ones to go", replaced)
     assert all("4096" in p["spec"]["containers"][0]["args"] for p in pods)
 
 
@@ -196,12 +195,12 @@ def test_a_model_that_waits_is_placed_when_room_is_made(cluster, namespace):
     """Both H100s of gpu-c, then a third replica that needs one."""
     large = {"model": {"name": "Qwen/Qwen2.5-32B-Instruct"}, "placement": {"mode": "Exclusive"}}
     apply(cluster, namespace, "first", replicas=2, **large)
-    wait_ready(cluster, namespace, "first", timeout_seconds=90)
+    wait_ready(cluster, namespace, "first")
     apply(cluster, namespace, "second", **large)
     found = wait_condition(cluster, namespace, "second", "Placed", "InsufficientHBM")
     assert "0 of 2 device(s) free" in found["message"]
     cluster.kubectl("scale", "mdep/first", "--replicas=1", "-n", namespace)
-    wait_ready(cluster, namespace, "second", timeout_seconds=90)
+    wait_ready(cluster, namespace, "second")
 
 
 def test_a_quota_that_refuses_pods_is_told_and_holds_nobody_up(cluster, namespace):
@@ -228,7 +227,7 @@ def test_deleting_leaves_nothing(cluster, namespace):
     apply(cluster, namespace, "m", replicas=2)
     wait_ready(cluster, namespace, "m")
     cluster.kubectl("delete", "mdep", "m", "-n", namespace)
-    cluster.wait_for("no pod", lambda: not pods_of(cluster, namespace), timeout_seconds=60)
+    cluster.wait_for("no pod", lambda: not pods_of(cluster, namespace))
 
 
 def test_an_engine_that_cannot_start_is_reported_with_why_and_what_helps(cluster, namespace):
@@ -258,8 +257,7 @@ def test_how_an_engine_ended_is_told_in_words(cluster, namespace, ending, reason
     apply(cluster, namespace, "m", engine={"args": ["--simulator-ending", ending]})
     found = wait_condition(cluster, namespace, "m", "Ready", reason)
     assert says in found["message"]
-    events = cluster.get("events", "-n", namespace)
-    assert any(event["reason"] == reason and says in event["message"] for event in events)
+    wait_event(cluster, namespace, reason, lambda event: says in event["message"])
 
 
 def test_a_lost_scheduling_race_is_planned_again(cluster, namespace):
@@ -295,7 +293,7 @@ def test_a_lost_scheduling_race_is_planned_again(cluster, namespace):
         cluster.kubectl("apply", "-f", "-", stdin=json.dumps(thief))
     finally:
         scheduler.send_signal(signal.SIGCONT)
-    wait_ready(cluster, namespace, "m", timeout_seconds=60)
+    wait_ready(cluster, namespace, "m")
     assert pods_of(cluster, namespace)[0]["spec"]["nodeName"] != node
     cluster.kubectl("delete", "pod", "thief", "-n", namespace)
 
@@ -308,9 +306,12 @@ def test_replicas_of_a_node_that_died_go_elsewhere(cluster, namespace, fault):
 
     def moved():
         pods = pods_of(cluster, namespace)
-        return pods and pods[0]["spec"].get("nodeName", node) != node
+        return [
+            one["spec"]["nodeName"] for one in pods
+            if is_condition_true(one, "Ready") and one["spec"]["nodeName"] != node
+        ]  # fmt: skip
 
-    cluster.wait_for("the replica to move", moved, timeout_seconds=60)
+    cluster.wait_for("the replica to move", moved)
     wait_ready(cluster, namespace, "m")
 
 
@@ -363,7 +364,7 @@ def test_a_lost_gpu_kills_its_engine_and_the_reason_is_told(cluster, namespace, 
     found = wait_condition(cluster, namespace, "m", "Ready", "ParallelSizeRefused")
     assert "look at the node's device plugin" in found["message"]
     cluster.kubectl("annotate", "node", node, f"{FAULT}/lost-gpus-")
-    wait_ready(cluster, namespace, "m", timeout_seconds=90)
+    wait_ready(cluster, namespace, "m")
 
 
 def test_an_engine_never_gets_more_than_the_device_has(cluster, namespace):

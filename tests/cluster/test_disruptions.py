@@ -11,9 +11,11 @@ import os
 import socket
 import time
 
+import httpx
 import pytest
 
 from cluster_support import (
+    FAULT,
     apply,
     installed_cluster,
     pod_names,
@@ -24,7 +26,6 @@ from cluster_support import (
 from memroute_kube.resources import is_condition_true
 from router_load import Load, router_metric
 
-FAULT = "simulator.memroute.dev"
 # Each GPU node has room for all replicas of these tests, so that a drain of two finds some.
 GPU_NODES = ("gpu-a", "gpu-b", "gpu-c", "gpu-d")
 FLEET = [
@@ -37,7 +38,9 @@ OPERATOR_ARGS = [
     "--scrape-seconds=1", "--resync-seconds=5", "--node-lost-seconds=10",
     "--drain-timeout-seconds=15",
 ]  # fmt: skip
-DISRUPTION_SECONDS = float(os.environ.get("MEMROUTE_DISRUPTION_SECONDS", "25"))
+DISRUPTION_SECONDS = float(os.environ.get("MEMROUTE_DISRUPTION_SECONDS", "15"))
+# The most that a webhook may have.
+WEBHOOK_SECONDS = 30
 # One stream every so often and model, in seconds: several are under way at any time.
 INTERVAL_SECONDS = 0.25
 # Of a stream that takes some ten seconds.
@@ -59,9 +62,7 @@ def elsewhere(cluster, namespace):
     cluster.kubectl("create", "namespace", name)
     yield name
     cluster.kubectl("delete", "mdep", "--all", "-n", name, "--wait=true")
-    cluster.wait_for(
-        "replicas to go", lambda: not cluster.get("pods", "-n", name), timeout_seconds=90
-    )
+    cluster.wait_for("replicas to go", lambda: not cluster.get("pods", "-n", name))
     cluster.kubectl("delete", "namespace", name, "--wait=false")
 
 
@@ -91,7 +92,7 @@ def serve(cluster, namespace, name, *, replicas, strategy="Spread"):
     model = {"name": "Qwen/Qwen3-0.6B", "servedName": f"{namespace}-{name}"}
     placement = {"mode": "Shared", "strategy": strategy}
     apply(cluster, namespace, name, model=model, replicas=replicas, placement=placement)
-    wait_ready(cluster, namespace, name, timeout_seconds=90)
+    wait_ready(cluster, namespace, name)
     url = f"http://{program_address(cluster, 'router')}:8000"
 
     def is_known():
@@ -152,13 +153,25 @@ def deletions(cluster, since):
     return found
 
 
+def resyncs(cluster, since):
+    """How often the operator has listed all pods since then."""
+    with cluster.audit_log.open() as log:
+        log.seek(since)
+        events = [json.loads(line) for line in log if line.endswith("\n")]
+    return sum(
+        event["verb"] == "list"
+        and event["objectRef"].get("resource") == "pods"
+        and event["user"]["username"].endswith(":memroute-operator")
+        for event in events
+    )
+
+
 def unready_nodes(cluster):
     return {
         n["metadata"]["name"] for n in cluster.get("nodes") if not is_condition_true(n, "Ready")
     }
 
 
-@pytest.mark.timeout(600)
 def test_no_node_reports_and_nothing_is_given_up_or_lost(cluster, namespace, fault):
     """A certificate, a load balancer of the control plane: the engines serve on.
 
@@ -172,7 +185,6 @@ def test_no_node_reports_and_nothing_is_given_up_or_lost(cluster, namespace, fau
         cluster.wait_for(
             "every node to be unreachable",
             lambda: len(unready_nodes(cluster)) == len(FLEET),
-            timeout_seconds=60,
         )
         cluster.wait_for(
             "every replica to be called unready",
@@ -189,9 +201,11 @@ def test_no_node_reports_and_nothing_is_given_up_or_lost(cluster, namespace, fau
         wait_ready(cluster, namespace, name)
 
 
-@pytest.mark.timeout(300)
-def test_a_dead_node_is_replaced_within_a_minute(cluster, namespace, fault):
-    """Engines and kubelet are gone: the replicas serve elsewhere, and the others never stopped."""
+def test_a_dead_node_is_replaced_and_the_others_never_stop(cluster, namespace, fault):
+    """Engines and kubelet are gone: the replicas serve elsewhere.
+
+    How long that takes is printed; ``test_dead_node`` has the bar, on a machine of one's own.
+    """
     load = serve(cluster, namespace, "m", replicas=3)
     by_node = {pod["spec"]["nodeName"]: pod for pod in pods_of(cluster, namespace)}
     assert len(by_node) == 3, "spread"
@@ -202,11 +216,7 @@ def test_a_dead_node_is_replaced_within_a_minute(cluster, namespace, fault):
     def replaced():
         cluster.wait_for("it to be silent", lambda: unready_nodes(cluster) == {node})
         print(f"unreachable after {time.monotonic() - died:.0f} s")  # noqa: T201
-        cluster.wait_for(
-            "the replacement",
-            is_replaced,
-            timeout_seconds=60 - (time.monotonic() - died),
-        )
+        cluster.wait_for("the replacement", is_replaced)
 
     def is_replaced():
         pods = pods_of(cluster, namespace)
@@ -227,7 +237,7 @@ def test_a_dead_node_is_replaced_within_a_minute(cluster, namespace, fault):
 def drain(cluster, node):
     """As an administrator does it; engines have an emptyDir for what ranks share."""
     cluster.kubectl(
-        "drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=180s",
+        "drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=600s",
     )  # fmt: skip
 
 
@@ -239,7 +249,6 @@ def cordons(cluster):
         cluster.kubectl("uncordon", node)
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("cordons")
 def test_two_nodes_are_drained_in_turn_and_no_client_sees_it(cluster, namespace):
     """As an upgrade of nodes does. One model is spread, the other has all on one node."""
@@ -260,14 +269,13 @@ def test_two_nodes_are_drained_in_turn_and_no_client_sees_it(cluster, namespace)
     assert not {p["spec"]["nodeName"] for p in pods_of(cluster, namespace)} & set(nodes)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.usefixtures("cordons")
 def test_a_single_replica_does_not_hold_up_a_drain(cluster, namespace):
     """A budget for it would allow no eviction, for ever where there is no room elsewhere."""
     serve(cluster, namespace, "m", replicas=1)
     (pod,) = pods_of(cluster, namespace)
     drain(cluster, pod["spec"]["nodeName"])
-    wait_ready(cluster, namespace, "m", timeout_seconds=90)
+    wait_ready(cluster, namespace, "m")
     (moved,) = pods_of(cluster, namespace)
     assert moved["spec"]["nodeName"] != pod["spec"]["nodeName"]
 
@@ -303,21 +311,21 @@ def install_webhook(cluster, namespace, port):
                 "failurePolicy": "Fail",
                 "sideEffects": "None",
                 "admissionReviewVersions": ["v1"],
-                "timeoutSeconds": 30,
+                "timeoutSeconds": WEBHOOK_SECONDS,
             }
         ],
     }
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps(body))
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", ["refuses", "hangs"])
 def test_a_webhook_that_fails_in_one_namespace_holds_up_no_other(
     cluster, namespace, elsewhere, kind
 ):
     """Changes elsewhere are carried out in seconds, for as long as it lasts (D5).
 
-    The promise is 5 s, and what it took is printed; the deadline allows for a busy machine.
+    The promise is 5 s, and what it took is printed. A change that waited for a call of the other
+    namespace would take as long as the webhook has: 30 s.
     """
     for name in ("a", "b", "c"):
         apply(cluster, namespace, name, replicas=1)
@@ -325,7 +333,7 @@ def test_a_webhook_that_fails_in_one_namespace_holds_up_no_other(
     own = {"name": "Qwen/Qwen3-0.6B", "servedName": elsewhere}
     apply(cluster, elsewhere, "m", model=own, replicas=1)
     for name in ("a", "b", "c"):
-        wait_ready(cluster, namespace, name, timeout_seconds=90)
+        wait_ready(cluster, namespace, name)
     wait_ready(cluster, elsewhere, "m")
     with webhook_server(kind) as port:
         install_webhook(cluster, namespace, port)
@@ -342,14 +350,14 @@ def test_a_webhook_that_fails_in_one_namespace_holds_up_no_other(
                 cluster.wait_for(
                     f"{wanted} replica(s) elsewhere",
                     lambda wanted=wanted: num_wanted(cluster, elsewhere) == wanted,
-                    timeout_seconds=20,
+                    timeout_seconds=WEBHOOK_SECONDS - 1,
                 )
                 took.append(time.monotonic() - began)
         finally:
             cluster.kubectl("delete", "validatingwebhookconfiguration", "broken")
     print(f"webhook {kind}: changes elsewhere took at most {max(took):.1f} s of {len(took)}")  # noqa: T201
     for name in ("a", "b", "c"):
-        wait_ready(cluster, namespace, name, timeout_seconds=120)
+        wait_ready(cluster, namespace, name)
 
 
 def num_wanted(cluster, namespace):
@@ -361,7 +369,11 @@ def num_wanted(cluster, namespace):
     )
 
 
-@pytest.mark.timeout(300)
+def served_by(url):
+    """The names that a router has."""
+    return {one["id"] for one in httpx.get(f"{url}/v1/models", trust_env=False).json()["data"]}
+
+
 def test_a_model_that_is_deleted_ends_what_it_has_begun(cluster, namespace):
     """``kubectl delete mdep``: its pods go with it at once, and their engines drain themselves.
 
@@ -374,42 +386,42 @@ def test_a_model_that_is_deleted_ends_what_it_has_begun(cluster, namespace):
     def delete():
         cluster.wait_for("several long streams to be under way", lambda: load.num_begun >= 4)
         deleted.append(time.monotonic())
-        cluster.kubectl("delete", "mdep", "m", "-n", namespace, "--wait=true", "--timeout=10s")
+        cluster.kubectl("delete", "mdep", "m", "-n", namespace, "--wait=true")
+        cluster.wait_for("the router to have heard", lambda: load.model not in served_by(load.url))
         deleted.append(time.monotonic())
-        cluster.wait_for(
-            "its pods to go", lambda: not pods_of(cluster, namespace), timeout_seconds=90
-        )
+        cluster.wait_for("its pods to go", lambda: not pods_of(cluster, namespace))
 
     under_load([load], delete)
     begun = [end for end in load.ends if end[3] > 0]
     under_way = [end for end in begun if end[0] < deleted[0]]
     assert len(under_way) >= 4
     assert [end for end in under_way if end[1] != "served"] == [], load.outcomes()
-    after = {end[1] for end in load.ends if end[0] > deleted[1] + 1}
-    assert after <= {"404 unknown-model", "503 no-ready-replica"}, load.outcomes()
+    after = {end[1] for end in load.ends if end[0] > deleted[1]}
+    assert after == {"404 unknown-model"}, load.outcomes()
 
 
-@pytest.mark.timeout(300)
 def test_replicas_that_are_left_behind_serve_on(cluster, namespace):
     """``--cascade=orphan``: whoever migrates objects keeps its engines. They were deleted."""
     apply(cluster, namespace, "m", replicas=2)
-    wait_ready(cluster, namespace, "m", timeout_seconds=90)
+    wait_ready(cluster, namespace, "m")
     before = uids(cluster, namespace)
     cluster.kubectl("delete", "mdep", "m", "-n", namespace, "--cascade=orphan", "--wait=true")
     cluster.wait_for(
         "the owner to be taken off them",
         lambda: not any(p["metadata"].get("ownerReferences") for p in pods_of(cluster, namespace)),
     )
-    time.sleep(6)  # past the operator's resync: it looks at all of them again
+    since = cluster.audit_log.stat().st_size
+    # The first of them may have begun before.
+    cluster.wait_for("two resyncs: it looks at all again", lambda: resyncs(cluster, since) >= 2)
     assert uids(cluster, namespace) == before
     left = pod_names(cluster, namespace)
     # Another object of that name has pods of its own beside them.
     apply(cluster, namespace, "m", replicas=1)
-    wait_ready(cluster, namespace, "m", timeout_seconds=90)
+    wait_ready(cluster, namespace, "m")
     now = uids(cluster, namespace)
     assert now | before == now
     own = {name: one for name, one in now.items() if name not in before}
     assert len(own) == 1
     cluster.kubectl("delete", "pod", *left, "-n", namespace, "--wait=true")
-    wait_ready(cluster, namespace, "m", timeout_seconds=90)
+    wait_ready(cluster, namespace, "m")
     assert uids(cluster, namespace) == own

@@ -49,7 +49,7 @@ def test_an_installation_by_helm_is_found_whole_and_a_stranger_learns_what_he_ma
         told = states(found, "lease") == {"ok"} and states(found, "exporters") != {"unknown"}
         return found if told else None
 
-    found = cluster.wait_for("the operator to tell what it reads", all_told, timeout_seconds=120)
+    found = cluster.wait_for("the operator to tell what it reads", all_told)
     for check in ("api-server", "crd", "operator", "router", "operator-rights", "your-rights"):
         assert states(found, check) == {"ok"}, found[check]
     assert states(found, "service") == {"warning"}, "the tests install none"

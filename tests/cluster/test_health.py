@@ -19,8 +19,8 @@ from cluster_support import (
 )
 from kstatus import kstatus
 
-# Longer than a simulated engine takes to start on a busy machine.
-TIMEOUT_SECONDS = 120
+# What Helm is told. Longer than a simulated engine takes to start on any machine.
+TIMEOUT_SECONDS = 600
 
 
 @pytest.fixture
@@ -104,11 +104,10 @@ def test_nothing_changes_while_it_is_paused_and_delete_works(cluster, namespace)
     left = pods_of(cluster, namespace)
     assert {pod["metadata"]["uid"] for pod in left} < before
     apply(cluster, namespace, "m", replicas=2, memory=memory)
-    wait_ready(cluster, namespace, "m", timeout_seconds=120)
+    wait_ready(cluster, namespace, "m")
     cluster.wait_for(
         "the old one to go",
         lambda: not {pod["metadata"]["uid"] for pod in pods_of(cluster, namespace)} & before,
-        timeout_seconds=60,
     )
     cluster.kubectl(
         "patch", "mdep", "m", "-n", namespace, "--type=merge",

@@ -51,7 +51,7 @@ def test_a_gated_model_is_read_with_the_token_that_its_namespace_grants(cluster,
         assert program == "kubectl"
         cluster.kubectl(*arguments)
     ask("same")  # what waits for a person is tried again in a minute, and an edit at once
-    wait_ready(cluster, namespace, "m", timeout_seconds=60)
+    wait_ready(cluster, namespace, "m")
 
 
 def test_an_edit_of_the_revision_is_asked_of_the_hub(cluster, namespace):
@@ -69,4 +69,4 @@ def test_an_edit_of_the_revision_is_asked_of_the_hub(cluster, namespace):
     ]
     right = model | {"source": {"hub": {"revision": "main"}}}
     apply(cluster, namespace, "m", model=right, memory=MEMORY)
-    wait_ready(cluster, namespace, "m", timeout_seconds=120)
+    wait_ready(cluster, namespace, "m")

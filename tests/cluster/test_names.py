@@ -30,7 +30,7 @@ def tenant(cluster):
     yield name
     cluster.kubectl("delete", "mdep", "--all", "-n", name, "--wait=true")
     cluster.kubectl("delete", "pods", "--all", "-n", name, "--wait=false")
-    cluster.wait_for("pods to go", lambda: not cluster.get("pods", "-n", name), timeout_seconds=90)
+    cluster.wait_for("pods to go", lambda: not cluster.get("pods", "-n", name))
     cluster.kubectl("delete", "namespace", name, "--wait=false")
 
 
@@ -95,7 +95,6 @@ def test_a_forged_pod_and_a_taken_name_get_nothing_until_an_administrator_says_s
     cluster.wait_for(
         "both of his pods to be ready and in doubt",
         lambda: doubted() >= {"no-deployment", "name-taken"},
-        timeout_seconds=60,
     )
     (theirs,) = pod_names(cluster, tenant, "theirs")
     assert routable() & {"forged", theirs} == set()

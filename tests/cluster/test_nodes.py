@@ -99,7 +99,7 @@ def test_a_pods_life(cluster, namespace):
     cluster.wait_for("readiness again", lambda: container().get("ready"))
     assert "greeting" in cluster.kubectl("logs", "p", "-n", namespace, "--previous")
     assert cluster.kubectl("logs", "p", "-n", namespace, "--tail=1").startswith("arguments")
-    cluster.kubectl("delete", "pod", "p", "-n", namespace, "--timeout=20s")
+    cluster.kubectl("delete", "pod", "p", "-n", namespace, "--timeout=240s")
     assert "leaving" in (folder / "1.log").read_text()
 
 
@@ -120,7 +120,7 @@ def test_a_job_runs_to_its_end(cluster, namespace):
         "create", "job", "j", "--image=busybox", "-n", namespace, "--",
         sys.executable, "-c", "print('done')",
     )  # fmt: skip
-    cluster.kubectl("wait", "--for=condition=Complete", "job/j", "-n", namespace, "--timeout=30s")
+    cluster.kubectl("wait", "--for=condition=Complete", "job/j", "-n", namespace, "--timeout=240s")
     assert "done" in cluster.kubectl("logs", "job/j", "-n", namespace)
     cluster.kubectl("delete", "job", "j", "-n", namespace)
 

@@ -11,16 +11,17 @@ import sys
 import pytest
 
 from cluster_support import (
+    FAULT,
     apply,
     condition,
     installed_cluster,
     pods_of,
+    set_fault,
     wait_condition,
     wait_ready,
 )
 from memroute_kube.resources import is_condition_true
 
-FAULT = "simulator.memroute.dev"
 FLEET = [
     {"name": "plain", "machine": "plain"},
     {"name": "time-sliced", "machine": "l4-1", "deviceSharing": "time-slicing"},
@@ -76,9 +77,7 @@ def test_a_plan_tries_every_kind_of_node_live_and_from_files(cluster, tmp_path):
         )  # fmt: skip
         return found if '\\"v6\\"' in found else None
 
-    (tmp_path / "view.json").write_text(
-        cluster.wait_for("the operator's readings", view, timeout_seconds=90)
-    )
+    (tmp_path / "view.json").write_text(cluster.wait_for("the operator's readings", view))
     (tmp_path / "fleet.json").write_text(cluster.kubectl("get", "nodes,pods", "-A", "-o", "json"))
     files = f"{tmp_path / 'fleet.json'},{tmp_path / 'view.json'}"
     told = {}
@@ -110,12 +109,12 @@ def test_the_doctor_tells_a_gpu_that_has_fallen_off_the_bus(cluster):
         checks = cli(cluster, "doctor")["checks"]
         return [one for one in checks if one["check"] == "lost-devices" and one["state"] != "ok"]
 
-    cluster.wait_for("all devices", lambda: not lost() or None, timeout_seconds=60)
+    cluster.wait_for("all devices", lambda: not lost() or None)
     cluster.kubectl("annotate", "node", "gke", f"{FAULT}/lost-gpus=0")
-    found = cluster.wait_for("a lost device", lost, timeout_seconds=60)
+    found = cluster.wait_for("a lost device", lost)
     assert any("gke hands out 0 of 1 nvidia.com/gpu" in one["sentence"] for one in found)
     cluster.kubectl("annotate", "node", "gke", f"{FAULT}/lost-gpus-")
-    cluster.wait_for("it to be back", lambda: not lost() or None, timeout_seconds=60)
+    cluster.wait_for("it to be back", lambda: not lost() or None)
 
 
 def test_a_time_sliced_device_serves_one_replica(cluster, namespace):
@@ -125,7 +124,6 @@ def test_a_time_sliced_device_serves_one_replica(cluster, namespace):
     cluster.wait_for(
         "the one that fits to serve",
         lambda: [is_condition_true(pod, "Ready") for pod in pods_of(cluster, namespace)] == [True],
-        timeout_seconds=60,
     )
 
 
@@ -190,7 +188,7 @@ def pod_of(cluster, namespace, name):
 def wait_running(cluster, namespace, name):
     cluster.wait_for(
         f"{name} to run",
-        lambda: is_condition_true(pod_of(cluster, namespace, name), "Ready"),
+        lambda: (pod := pod_of(cluster, namespace, name)) and is_condition_true(pod, "Ready"),
     )
 
 
@@ -223,7 +221,7 @@ def test_an_evicted_pod_has_failed_and_stays(cluster, namespace):
 
 
 def test_an_image_that_never_comes_and_then_does(cluster, namespace):
-    cluster.kubectl("annotate", "node", "plain", f"{FAULT}/image-pull-seconds=never")
+    set_fault(cluster, "plain", "image-pull-seconds", "never")
     run_pod(cluster, namespace, "p", image="pause:of-its-own")
 
     def waits():
@@ -231,7 +229,7 @@ def test_an_image_that_never_comes_and_then_does(cluster, namespace):
         return statuses[0].get("state", {}).get("waiting", {}).get("reason")
 
     cluster.wait_for("the pull to be tried", lambda: waits() == "ImagePullBackOff")
-    cluster.kubectl("annotate", "node", "plain", f"{FAULT}/image-pull-seconds-")
+    set_fault(cluster, "plain", "image-pull-seconds", None)
     wait_running(cluster, namespace, "p")
     cluster.kubectl("delete", "pod", "p", "-n", namespace)
 
@@ -240,7 +238,7 @@ def test_a_node_that_is_cut_off_runs_on_and_catches_up(cluster, namespace):
     """The kubelet's view: nothing new starts, nothing that runs ends, and then both happen."""
     run_pod(cluster, namespace, "old")
     wait_running(cluster, namespace, "old")
-    cluster.kubectl("annotate", "node", "plain", f"{FAULT}/cut-off=true")
+    set_fault(cluster, "plain", "cut-off", "true")
     run_pod(cluster, namespace, "new")
     cluster.kubectl("delete", "pod", "old", "-n", namespace, "--wait=false")
     cluster.wait_for(
@@ -249,7 +247,7 @@ def test_a_node_that_is_cut_off_runs_on_and_catches_up(cluster, namespace):
     )
     assert pod_of(cluster, namespace, "new")["status"]["phase"] == "Pending"
     assert pod_of(cluster, namespace, "old") is not None
-    cluster.kubectl("annotate", "node", "plain", f"{FAULT}/cut-off-")
+    set_fault(cluster, "plain", "cut-off", None)
     wait_running(cluster, namespace, "new")
     cluster.wait_for("the old pod to go", lambda: pod_of(cluster, namespace, "old") is None)
     cluster.kubectl("delete", "pod", "new", "-n", namespace)

@@ -150,7 +150,7 @@ def http_routes(cluster, repository):
     text = gzip.decompress(packed.read_bytes()).decode()
     name = yaml.safe_load(text)["metadata"]["name"]
     cluster.kubectl("create", "-f", "-", stdin=text)
-    cluster.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s")
+    cluster.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=240s")
     yield
     cluster.kubectl("delete", "crd", name, "--wait=false")
 
@@ -194,9 +194,7 @@ def test_what_was_backed_up_as_the_page_says_serves_again(cluster, namespace, re
     saving = next(one for one in scripts(page, on_cluster=True) if "models.json" in one.script)
     assert reader.follow([saving]) == ""
     cluster.kubectl("delete", "mdep", "kept", "-n", namespace, "--wait=true")
-    cluster.wait_for(
-        "its replica to go", lambda: not pods_of(cluster, namespace), timeout_seconds=90
-    )
+    cluster.wait_for("its replica to go", lambda: not pods_of(cluster, namespace))
     restoring = Block(page, 0, "bash", "kubectl apply -f models.json\n")
     assert restoring.script in "".join(one.script for one in scripts(page, on_cluster=True))
     assert reader.follow([restoring], changes=True) == ""
@@ -231,7 +229,7 @@ def test_the_model_of_the_kind_tutorial_gets_a_place_on_a_worker_without_a_gpu(
             pods = pods_of(cluster, namespace)
             return [one for one in pods if one["spec"].get("nodeName")]
 
-        (pod,) = cluster.wait_for("a place", placed, timeout_seconds=60)
+        (pod,) = cluster.wait_for("a place", placed)
         assert pod["spec"]["nodeName"] == "plain"
     finally:
         cluster.kubectl("annotate", "node", "plain", "memroute.dev/device-memory-")

@@ -126,7 +126,7 @@ def test_a_field_that_no_pod_has_is_told_with_its_path(cluster, namespace):
             in (condition(cluster, namespace, "m", "Ready")["message"])
         )
 
-    cluster.wait_for(f"the second refusal after: {told}", names_the_mount, timeout_seconds=90)
+    cluster.wait_for(f"the second refusal after: {told}", names_the_mount)
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_replicas_that_keep_apart_are_put_on_other_nodes(cluster, namespace):
         cluster, namespace, "m", replicas=2,
         template=template(affinity={"podAntiAffinity": apart}),
     )  # fmt: skip
-    wait_ready(cluster, namespace, "m", timeout_seconds=120)
+    wait_ready(cluster, namespace, "m")
     assert len({pod["spec"]["nodeName"] for pod in pods_of(cluster, namespace)}) == 2
 
 
@@ -180,7 +180,7 @@ def test_an_edit_of_the_template_replaces_the_replica(cluster, namespace):
         pods = pods_of(cluster, namespace)
         return [one["metadata"]["annotations"]["restarted"] for one in pods] == ["2"]
 
-    cluster.wait_for("another pod", replaced, timeout_seconds=90)
+    cluster.wait_for("another pod", replaced)
     wait_ready(cluster, namespace, "m")
 
 

@@ -4,7 +4,15 @@ import json
 
 import pytest
 
-from cluster_support import apply, condition, get_deployment, pods_of, wait_condition, wait_ready
+from cluster_support import (
+    apply,
+    condition,
+    get_deployment,
+    pods_of,
+    wait_condition,
+    wait_event,
+    wait_ready,
+)
 from memroute_operator.rules.hbm_quotas import QUOTAS_NAME
 
 SYSTEM = "memroute-system"
@@ -20,12 +28,9 @@ def classes(cluster, namespace):
     cluster.kubectl("delete", "priorityclass", *names.values())
 
 
-def events(cluster, namespace, name, reason):
-    """What ``kubectl describe`` shows of a ModelDeployment."""
-    found = cluster.get(
-        "events", "-n", namespace, "--field-selector", f"involvedObject.name={name},reason={reason}"
-    )
-    return [one["message"] for one in found]
+def is_about(name):
+    """Whether ``kubectl describe`` shows an Event of a ModelDeployment."""
+    return lambda event: event["involvedObject"]["name"] == name
 
 
 def test_a_lower_replica_gives_way_and_a_quota_keeps_a_third_waiting(cluster, namespace, classes):
@@ -45,8 +50,9 @@ def test_a_lower_replica_gives_way_and_a_quota_keeps_a_third_waiting(cluster, na
     wait_ready(cluster, namespace, "vip")
     told = wait_condition(cluster, namespace, "low", "Placed", "InsufficientHBM")["message"]
     assert f"gave way to {namespace}/vip (priority 1000 > -10) and needs" in told
-    assert "(priority 1000 > -10)" in events(cluster, namespace, "low", "GivesWay")[0]
-    assert events(cluster, namespace, "vip", "Preempts")
+    event = wait_event(cluster, namespace, "GivesWay", is_about("low"))
+    assert "(priority 1000 > -10)" in event["message"]
+    wait_event(cluster, namespace, "Preempts", is_about("vip"))
 
     quota = {
         "apiVersion": "v1", "kind": "ConfigMap", "data": {namespace: "1Gi"},

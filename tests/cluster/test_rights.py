@@ -2,15 +2,16 @@ import httpx
 import pytest
 
 from cluster_support import apply, get_deployment, pods_of, program_address, wait_ready
-from rights_used import granted, used
-
-PROGRAMS = ("operator", "router")
+from rights_used import check_rights
 
 
 @pytest.mark.last
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_every_call_is_allowed_and_nothing_is_granted_that_is_not_used(cluster, namespace, program):
-    """By the API server's audit log of this scenario and all tests before it."""
+def test_every_call_is_allowed_and_nothing_is_granted_that_is_not_used(cluster, namespace):
+    """By the API server's audit log of this scenario and all tests before it.
+
+    The scenario alone uses every right: what other tests leave out is no matter.
+    """
+    # A budget is made for two replicas and goes with the second, which is marked and deleted.
     apply(cluster, namespace, "m", replicas=2)
     wait_ready(cluster, namespace, "m")
     # Engines on whole devices measure: the first is written down by a create, the next by a patch.
@@ -32,17 +33,11 @@ def test_every_call_is_allowed_and_nothing_is_granted_that_is_not_used(cluster, 
         )
     # Events are read of a pod that is not ready for a while.
     apply(cluster, namespace, "ends", engine={"args": ["--simulator-ending=killed"]})
-    cluster.wait_for(
-        "its Events to be read",
-        lambda: program != "operator" or ("", "events", "list") in used(cluster, program)[0],
-        timeout_seconds=60,
-    )
     # The operator's map is read while somebody looks at the router's.
     address = program_address(cluster, "router")
     looked = httpx.get(f"http://{address}:8002/map/fleet.json", trust_env=False, timeout=30)
     assert looked.status_code == 200
     cluster.kubectl("scale", "mdep/m", "--replicas=1", "-n", namespace)
     cluster.wait_for("one pod", lambda: len(pods_of(cluster, namespace, "m")) == 1)
-    calls, refused = used(cluster, program)
-    assert refused == []
-    assert calls == granted(cluster, program)
+    for program in ("operator", "router"):
+        check_rights(cluster, program)

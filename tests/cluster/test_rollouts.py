@@ -3,7 +3,6 @@
 The other two pairs of mode and room are played by ``make rollouts`` (``test_rollout_pairs``).
 """
 
-import pytest
 
 from cluster_support import Recorder, apply, pod_names, wait_condition, wait_ready
 from rollouts_under_load import (
@@ -20,7 +19,6 @@ from rollouts_under_load import (
 ONLY_GPU_C = {"kubernetes.io/hostname": "gpu-c"}
 
 
-@pytest.mark.timeout(400)
 def test_rollouts_under_load_on_a_free_and_on_a_full_cluster_and_back(cluster, namespace, fleet):
     """Shared mode with room for a surge; both devices of a node in exclusive mode without.
 
@@ -52,11 +50,10 @@ def test_rollouts_under_load_on_a_free_and_on_a_full_cluster_and_back(cluster, n
             )
             assert rollout_of(cluster, namespace, "free").get("method") != "DrainFirst"
             for name in modes:
-                wait_phase(cluster, namespace, name, "Complete", timeout_seconds=120)
+                wait_phase(cluster, namespace, name, "Complete")
                 cluster.wait_for(
                     f"the old ones of {name} to go",
                     lambda name=name: replaced(cluster, namespace, name, before[name]),
-                    timeout_seconds=60,
                 )
 
         under_load(loads.values(), roll_out)

@@ -39,9 +39,27 @@ def two_replicas(cluster, namespace, url):
     return Load(url, namespace)
 
 
-def is_past(over_at):
-    """Whether it is later than the time that stands there: kubectl takes as long as it takes."""
-    return lambda: bool(over_at) and time.monotonic() > over_at[0]
+async def begun_by(load, replicas):
+    """Return when each of them has answered a stream of the load."""
+    while not all(any(end[2].endswith(one) for end in load.ends) for one in replicas):
+        await asyncio.sleep(0.05)
+
+
+async def died_and_back(address):
+    """When an engine refused connections first, and when it took them again."""
+    times = []
+    while len(times) < 2:
+        try:
+            _, writer = await asyncio.open_connection(address, 8000)
+        except OSError:
+            takes = False
+        else:
+            writer.close()
+            takes = True
+        if takes == (len(times) == 1):
+            times.append(time.monotonic())
+        await asyncio.sleep(0.01)
+    return times
 
 
 def test_a_replica_killed_under_load_costs_only_the_streams_it_had_begun(
@@ -49,43 +67,49 @@ def test_a_replica_killed_under_load_costs_only_the_streams_it_had_begun(
 ):
     """What had not sent a byte is served elsewhere; what had ends with a clear error.
 
-    The ledger returns to zero, and a second later all new traffic is with the survivor.
+    The ledger returns to zero, and until it is back all new traffic is with the survivor.
     """
     load = two_replicas(cluster, namespace, router_url)
     first, second = pod_names(cluster, namespace)
+    (address,) = (
+        pod["status"]["podIP"] for pod in pods_of(cluster, namespace)
+        if pod["metadata"]["name"] == first
+    )  # fmt: skip
 
     async def scenario():
-        over_at = []
-        sending = asyncio.create_task(load.run_until(is_past(over_at), 0.04))
-        await asyncio.sleep(2)
-        killed_at = time.monotonic()
+        is_over = asyncio.Event()
+        sending = asyncio.create_task(load.run_until(is_over.is_set, 0.04))
+        await begun_by(load, (first, second))
+        watching = asyncio.create_task(died_and_back(address))
         await asyncio.to_thread(
             cluster.kubectl, "annotate", "pod", first, "-n", namespace,
             "simulator.memroute.dev/kill=now",
         )  # fmt: skip
-        killed_after = time.monotonic()
-        over_at.append(killed_after + 2)
+        died, back = await watching
+        is_over.set()
         await sending
-        return killed_at, killed_after
+        return died, back
 
-    killed_at, killed_after = asyncio.run(scenario())
-    outcomes = collections.Counter(outcome for _, outcome, _, _ in load.ends)
+    died, back = asyncio.run(scenario())
+    outcomes = load.outcomes()
     assert set(outcomes) <= {"served", "broken"}, outcomes
     assert outcomes["broken"] >= 1
     # A broken stream had begun: nothing that had no byte was lost.
     assert all(got > 0 for _, outcome, _, got in load.ends if outcome == "broken")
     assert all(r.endswith(first) for _, o, r, _ in load.ends if o == "broken")
-    assert all(sent < killed_after for sent, o, _, _ in load.ends if o == "broken")
-    soon = [r for sent, _, r, _ in load.ends if killed_after + 0.1 < sent < killed_after + 1.0]
-    assert soon
-    assert all(replica.endswith(second) for replica in soon)
-    assert killed_at < killed_after
+    assert all(sent < died for sent, o, _, _ in load.ends if o == "broken")
+    meanwhile = [replica for sent, _, replica, _ in load.ends if died < sent < back]
+    assert meanwhile
+    assert all(replica.endswith(second) for replica in meanwhile)
 
     def nothing_reserved():
         return not any(router_metric(router_url, "reserved_tokens").values())
 
-    cluster.wait_for("the ledger to be empty", nothing_reserved, timeout_seconds=5)
-    assert not any(router_metric(router_url, "requests_in_flight").values())
+    cluster.wait_for("the ledger to be empty", nothing_reserved)
+    cluster.wait_for(
+        "nothing to be in flight",
+        lambda: not any(router_metric(router_url, "requests_in_flight").values()),
+    )
 
 
 def test_a_replica_that_drains_finishes_what_it_has(cluster, namespace, router_url):
@@ -93,19 +117,21 @@ def test_a_replica_that_drains_finishes_what_it_has(cluster, namespace, router_u
     load = two_replicas(cluster, namespace, router_url)
     names = pod_names(cluster, namespace)
 
+    def scale_down():
+        cluster.kubectl("scale", "mdep/m", "--replicas=1", "-n", namespace)
+        cluster.wait_for("one pod", lambda: len(pods_of(cluster, namespace)) == 1)
+
     async def scenario():
-        over_at = []
-        sending = asyncio.create_task(load.run_until(is_past(over_at), 0.1))
-        await asyncio.sleep(2)
-        await asyncio.to_thread(cluster.kubectl, "scale", "mdep/m", "--replicas=1", "-n", namespace)
-        over_at.append(time.monotonic() + 5)
+        is_over = asyncio.Event()
+        sending = asyncio.create_task(load.run_until(is_over.is_set, 0.1))
+        await begun_by(load, names)
+        await asyncio.to_thread(scale_down)
+        is_over.set()
         await sending
 
     asyncio.run(scenario())
-    outcomes = collections.Counter(outcome for _, outcome, _, _ in load.ends)
+    outcomes = load.outcomes()
     assert set(outcomes) == {"served"}, outcomes
-    assert all(any(replica.endswith(one) for _, _, replica, _ in load.ends) for one in names)
-    cluster.wait_for("one pod", lambda: len(pods_of(cluster, namespace)) == 1)
 
 
 def test_a_model_without_replicas_is_503_and_an_unknown_one_404(cluster, namespace, router_url):
@@ -147,7 +173,7 @@ def test_traffic_goes_on_while_the_api_server_is_away(cluster, namespace, router
     outcomes = collections.Counter(outcome for _, outcome, _, _ in load.ends)
     assert set(outcomes) == {"served"}, outcomes
     cluster.kubectl("scale", "mdep/m", "--replicas=1", "-n", namespace)
-    cluster.wait_for("one pod", lambda: len(pods_of(cluster, namespace)) == 1, timeout_seconds=60)
+    cluster.wait_for("one pod", lambda: len(pods_of(cluster, namespace)) == 1)
 
 
 def test_targets_that_no_engine_meets_do_not_stop_the_service(cluster, namespace, router_url):
@@ -164,9 +190,7 @@ def test_targets_that_no_engine_meets_do_not_stop_the_service(cluster, namespace
     asyncio.run(load.run(5, 0.5))
     outcomes = collections.Counter(outcome for _, outcome, _, _ in load.ends)
     assert set(outcomes) == {"served"}, outcomes
-    told = wait_condition(
-        cluster, namespace, "m", "TargetsUnmet", "EngineSlowerThanTargets", timeout_seconds=60
-    )
+    told = wait_condition(cluster, namespace, "m", "TargetsUnmet", "EngineSlowerThanTargets")
     assert "per token alone, 1.0 ms asked" in told["message"]
     assert condition(cluster, namespace, "m", "Ready")["status"] == "True"
 
@@ -206,3 +230,5 @@ def test_a_canary_gets_its_share_and_none_once_it_has_no_weight(cluster, namespa
     assert 5 <= shared["canary"] <= 40, "20 of 80, give or take four deviations"
     weigh("canary", 0)
     cluster.wait_for("the canary to get nothing", lambda: "canary" not in served(20))
+    # Of a canary that has its quarter still, 20 in a row miss it once in 300 times, 100 never.
+    assert set(served(80)) == {"stable"}

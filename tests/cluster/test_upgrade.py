@@ -107,7 +107,6 @@ def wait_template(cluster, names, status):
             lambda name=name: (
                 condition(cluster, "models", name, "TemplateOutdated")["status"] == status
             ),
-            timeout_seconds=60,
         )
 
 
@@ -119,7 +118,7 @@ def put_crd(cluster, chart):
 
 def is_kept(cluster):
     """Whether the CRD is of today and outlives its release."""
-    crd = json.loads(cluster.kubectl("get", "crd", CRD, "-o", "json"))
+    crd = cluster.read("crd", "", CRD)
     schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     is_new = "template" in schema["properties"]["spec"]["properties"]
     return is_new and crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
@@ -143,7 +142,6 @@ def status_patches(cluster, since):
     return counts
 
 
-@pytest.mark.timeout(600)
 def test_an_upgrade_and_a_rollback_restart_no_engine(upgraded, repository, helm, tmp_path):
     """From the release before, with replicas that serve, to this one, back, and here again.
 
@@ -160,7 +158,7 @@ def test_an_upgrade_and_a_rollback_restart_no_engine(upgraded, repository, helm,
     for name, facts in MODELS.items():
         apply_as_0_1(cluster, name, **facts)
     for name in MODELS:
-        wait_ready(cluster, "models", name, timeout_seconds=90)
+        wait_ready(cluster, "models", name)
     before = uids(cluster)
     assert len(before) == 2
     # Routers may be upgraded first.
@@ -175,13 +173,13 @@ def test_an_upgrade_and_a_rollback_restart_no_engine(upgraded, repository, helm,
     # The older CRD drops what it does not know from a status: that is no reason to write it again.
     since = cluster.audit_log.stat().st_size
     apply_as_0_1(cluster, "new", memory={"maxContextTokens": 2048})
-    wait_ready(cluster, "models", "new", timeout_seconds=90)
+    wait_ready(cluster, "models", "new")
     assert max(status_patches(cluster, since).get(name, 0) for name in MODELS) <= 5
 
     charts.upgrade(chart)
     assert is_kept(cluster)
     cluster.kubectl("scale", "mdep/shared", "--replicas=3", "-n", "models")
-    wait_ready(cluster, "models", "shared", timeout_seconds=90)
+    wait_ready(cluster, "models", "shared")
     now = uids(cluster)
     assert now | before == now
     assert len(now) == 5
@@ -246,10 +244,9 @@ def left_behind(cluster):
 
 def serve(cluster, namespace):
     apply(cluster, namespace, "mine", model={"name": "Qwen/Qwen3-0.6B", "servedName": namespace})
-    wait_ready(cluster, namespace, "mine", timeout_seconds=90)
+    wait_ready(cluster, namespace, "mine")
 
 
-@pytest.mark.timeout(600)
 def test_two_releases_stand_side_by_side_and_leave_nothing_but_what_is_said(
     upgraded, repository, helm
 ):
@@ -301,14 +298,13 @@ def test_two_releases_stand_side_by_side_and_leave_nothing_but_what_is_said(
         if release == "memroute":
             # Who is left looks after the CRD from now on.
             charts.upgrade(chart, *scope, release="other", namespace="others")
-            owner = json.loads(cluster.kubectl("get", "crd", CRD, "-o", "json"))["metadata"]
+            owner = cluster.read("crd", "", CRD)["metadata"]
             assert owner["annotations"]["meta.helm.sh/release-name"] == "other"
     assert {pod["metadata"]["uid"] for pod in pods_of(cluster, "team-b")} == before
 
     cluster.kubectl("delete", "mdep", "--all", "-A")
     cluster.wait_for(
-        "engines to go", lambda: not cluster.get("pods", "-A", "-l", LABEL_DEPLOYMENT),
-        timeout_seconds=90,
+        "engines to go", lambda: not cluster.get("pods", "-l", LABEL_DEPLOYMENT),
     )  # fmt: skip
     books = [f"configmap/memroute-{name}" for name in ("calibrations", "fleet", "map", "weights")]
     lease = "lease.coordination.k8s.io/memroute-operator"
@@ -320,7 +316,6 @@ def test_two_releases_stand_side_by_side_and_leave_nothing_but_what_is_said(
     cluster.wait_for(
         "pods of the programs to go",
         lambda: not any(name.startswith("pod/") for name in left_behind(cluster)),
-        timeout_seconds=90,
     )
     assert left_behind(cluster) <= {*definition, lease, *books, f"namespace/{SYSTEM}"}
     cluster.kubectl("delete", "crd", CRD)

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ports import free_port
 from router_rig import Engine, whole
 
 LISTENING = r"(?s)operations listening \S+ ops_port=(\d+).* listening host=\S+ port=(\d+)"
@@ -38,13 +38,6 @@ def engine_port():
     loop.close()
 
 
-def free_port():
-    """0 is no port: there would be no operations."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
 @pytest.fixture
 def router(engine_port, tmp_path):
     """The addresses of a router process in static mode: for clients, and for operations."""
@@ -54,11 +47,12 @@ def router(engine_port, tmp_path):
     command = [Path(sys.executable).parent / "memroute-router", "--config", config]
     with log.open("w") as output:
         process = subprocess.Popen(
+            # 0 is no port of operations: there would be none.
             [*command, "--host", "127.0.0.1", "--port", "0", "--ops-port", str(free_port())],
             stderr=output,
         )
         try:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 240
             while not (told := re.search(LISTENING, log.read_text())):
                 assert time.monotonic() < deadline, log.read_text()
                 assert process.poll() is None, log.read_text()
@@ -66,7 +60,7 @@ def router(engine_port, tmp_path):
             yield f"http://127.0.0.1:{told[2]}", f"http://127.0.0.1:{told[1]}"
         finally:
             process.terminate()
-            assert process.wait(10) == 0
+            assert process.wait(60) == 0
     assert "Traceback" not in log.read_text()
 
 

@@ -91,10 +91,6 @@ class MeshCluster(KubectlCluster):
         self.kubectl("patch", resource, name, "-n", namespace, "--subresource=status",
                      "--type=merge", "-p", json.dumps({"status": status}))  # fmt: skip
 
-    def read(self, resource: str, namespace: str, name: str) -> dict:
-        """One object."""
-        return json.loads(self.kubectl("get", resource, name, "-n", namespace, "-o", "json"))
-
     def picker_kubeconfig(self) -> Path:
         """Credentials with a picker's rights, and no more."""
         path = self.directory / "picker.kubeconfig"

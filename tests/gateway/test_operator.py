@@ -49,7 +49,7 @@ def deployed(mesh, reader, routes):  # noqa: ARG001 - memroute is there
         model = Model(mesh, name, *routes(rule(name)))
         made.append(model)
         model.write(**spec)
-        wait_ready(mesh.cluster, APPS, name, timeout_seconds=READY_SECONDS)
+        wait_ready(mesh.cluster, APPS, name)
         eventually(model.ask, is_picked)
         return model
 
@@ -262,7 +262,7 @@ def test_the_picker_is_taken_away_as_the_page_says(mesh, reader, deployed):
     reader.apply("install.yaml")
     reader.follow("clusterrole,clusterrolebinding")
     assert "picker" not in cluster.kubectl("get", "deploy,svc,sa", "-n", SYSTEM, "-o", "name")
-    wait_ready(cluster, APPS, "last", timeout_seconds=READY_SECONDS)
+    wait_ready(cluster, APPS, "last")
     model.write()
     wait_condition(cluster, APPS, "last", "GatewayNotReady", "PickerNotInstalled")
     assert get_deployment(cluster, APPS, "last")["status"]["replicas"] == 1

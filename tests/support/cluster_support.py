@@ -55,7 +55,7 @@ def apply(cluster, namespace, name, **spec):
 
 
 def get_deployment(cluster, namespace, name):
-    return json.loads(cluster.kubectl("get", "mdep", name, "-n", namespace, "-o", "json"))
+    return cluster.read("mdep", namespace, name)
 
 
 def condition(cluster, namespace, name, kind):
@@ -64,23 +64,31 @@ def condition(cluster, namespace, name, kind):
     return found[0] if found else {"status": None, "reason": None, "message": ""}
 
 
-def wait_ready(cluster, namespace, name, timeout_seconds=60):
+def is_observed(obj):
+    """Whether the status is about what was last applied."""
+    return obj.get("status", {}).get("observedGeneration") == obj["metadata"]["generation"]
+
+
+def wait_ready(cluster, namespace, name):
     """Ready, and for the generation that was last applied."""
 
     def ready():
         obj = get_deployment(cluster, namespace, name)
-        current = obj.get("status", {}).get("observedGeneration") == obj["metadata"]["generation"]
-        return current and is_condition_true(obj, "Ready")
+        return is_observed(obj) and is_condition_true(obj, "Ready")
 
-    cluster.wait_for(f"{name} to be ready", ready, timeout_seconds=timeout_seconds)
+    cluster.wait_for(f"{name} to be ready", ready)
 
 
-def wait_condition(cluster, namespace, name, kind, reason, timeout_seconds=30):
+def wait_condition(cluster, namespace, name, kind, reason):
+    """The condition, once it has the reason, for the generation that was last applied."""
+
     def there():
-        found = condition(cluster, namespace, name, kind)
-        return found if found["reason"] == reason else None
+        obj = get_deployment(cluster, namespace, name)
+        conditions = obj.get("status", {}).get("conditions", ())
+        told = (one for one in conditions if (one["type"], one["reason"]) == (kind, reason))
+        return next(told, None) if is_observed(obj) else None
 
-    return cluster.wait_for(f"{name} {kind} to be {reason}", there, timeout_seconds=timeout_seconds)
+    return cluster.wait_for(f"{name} {kind} to be {reason}", there)
 
 
 def pods_of(cluster, namespace, name=None):
@@ -93,6 +101,38 @@ def pod_names(cluster, namespace, name=None):
     pods = [one["metadata"] for one in pods_of(cluster, namespace, name)]
     pods.sort(key=lambda one: int(one["labels"][LABEL_REPLICA]))
     return [one["name"] for one in pods]
+
+
+FAULT = "simulator.memroute.dev"
+
+
+def set_fault(cluster, node, kind, value):
+    """A fault of an emulated node; None: it has it no longer. Returns when the node says so.
+
+    A node hears of its own faults and of its pods on two ways, in no order.
+    """
+    log = cluster.directory / "logs" / "nodes.log"
+    before = log.stat().st_size
+    change = f"{FAULT}/{kind}-" if value is None else f"{FAULT}/{kind}={value}"
+    cluster.kubectl("annotate", "node", node, change, "--overwrite")
+
+    def is_said():
+        lines = log.read_text(errors="replace")[before:].splitlines()
+        words = [line.partition(f"faults node={node} now=")[2] for line in lines]
+        told = [json.loads(word) for word in words if word.endswith("}")]
+        return told and told[-1].get(f"{FAULT}/{kind}") == value
+
+    cluster.wait_for(f"{node} to have {change}", is_said)
+
+
+def wait_event(cluster, namespace, reason, is_meant=lambda _event: True):
+    """An Event of that reason: it may be written after the status that a test has waited for."""
+
+    def found():
+        events = cluster.get("events", "-n", namespace)
+        return next((one for one in events if one["reason"] == reason and is_meant(one)), None)
+
+    return cluster.wait_for(f"an Event {reason}", found)
 
 
 def program_address(cluster, component):

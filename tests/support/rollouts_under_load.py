@@ -24,7 +24,7 @@ def served(cluster, namespace, name, **spec):
     """A model that a router serves, and load for it."""
     model = {"name": "Qwen/Qwen3-0.6B", "servedName": f"{namespace}-{name}"}
     apply(cluster, namespace, name, model=model, **spec)
-    wait_ready(cluster, namespace, name, timeout_seconds=90)
+    wait_ready(cluster, namespace, name)
     url = f"http://{program_address(cluster, 'router')}:8000"
     cluster.wait_for(
         "the router to see the replicas",
@@ -55,17 +55,17 @@ def rollout_of(cluster, namespace, name):
     return get_deployment(cluster, namespace, name)["status"].get("rollout", {})
 
 
-def wait_phase(cluster, namespace, name, phase, timeout_seconds=90):
+def wait_phase(cluster, namespace, name, phase):
     def found():
         rollout = rollout_of(cluster, namespace, name)
         return rollout if rollout.get("phase") == phase else None
 
-    return cluster.wait_for(f"{name}: {phase}", found, timeout_seconds=timeout_seconds)
+    return cluster.wait_for(f"{name}: {phase}", found)
 
 
 def check_returned(cluster, namespace, name, before):
     """The broken revision is told, and the last good one serves."""
-    rollout = wait_phase(cluster, namespace, name, "Returned", timeout_seconds=120)
+    rollout = wait_phase(cluster, namespace, name, "Returned")
     assert rollout["failed"]["reason"] == "FlagUnknown"
     assert "no such flag: --no-such-flag" in rollout["message"]
     ready = condition(cluster, namespace, name, "Ready")
@@ -78,7 +78,6 @@ def check_returned(cluster, namespace, name, before):
             [is_condition_true(pod, "Ready") for pod in pods_of(cluster, namespace, name)]
             == [True] * before
         ),
-        timeout_seconds=60,
     )
     for pod in pods_of(cluster, namespace, name):
         assert "--no-such-flag" not in pod["spec"]["containers"][0]["args"]

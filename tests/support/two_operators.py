@@ -179,8 +179,8 @@ class Operator:
 
 
 @dataclass(frozen=True)
-class Write:
-    """One write of an operator that the API server took."""
+class Call:
+    """One call of an operator that the API server took."""
 
     credential: str
     is_lease: bool
@@ -191,19 +191,36 @@ class Write:
 
 def writes(audit_log, *, since=0):
     """Accepted writes of operators after so many bytes of the log, by the time of arrival."""
+    return _calls(audit_log, WRITES, since)
+
+
+def looks(audit_log, credential, *, since=0):
+    """What an operator has read of the operators' Lease, by the time of arrival."""
+    calls = _calls(audit_log, {"get"}, since)
+    return [one for one in calls if one.is_lease and one.credential == credential]
+
+
+def num_lists(audit_log, *, since):
+    """How often operators have listed something since then: the first thing that each does."""
+    return len(_calls(audit_log, {"list"}, since))
+
+
+def _calls(audit_log, verbs, since):
     found = []
     with audit_log.open() as log:
         log.seek(since)
         for line in log:
+            if not line.endswith("\n"):
+                break  # it is being written
             event = json.loads(line)
             code = event.get("responseStatus", {}).get("code", 500)
-            if event["verb"] not in WRITES or event["user"]["username"] != ACCOUNT or code >= 300:
+            if event["verb"] not in verbs or event["user"]["username"] != ACCOUNT or code >= 300:
                 continue
             if event["stage"] != "ResponseComplete":
                 continue
             reference = event["objectRef"]
             found.append(
-                Write(
+                Call(
                     credential=event["user"]["extra"][CREDENTIAL][0],
                     is_lease=reference["resource"] == "leases",
                     received=datetime.fromisoformat(event["requestReceivedTimestamp"]),
@@ -211,7 +228,7 @@ def writes(audit_log, *, since=0):
                     what=f"{event['verb']} {event['requestURI']}",
                 )
             )
-    return sorted(found, key=lambda write: write.received)
+    return sorted(found, key=lambda call: call.received)
 
 
 def turns_and_trespasses(found):

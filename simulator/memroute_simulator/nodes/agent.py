@@ -24,6 +24,7 @@ from memroute_kube.resources import DEVICE_LINK, GPU_RESOURCE, LABEL_GPU_SHARING
 from memroute_simulator.nodes.container import now_rfc3339
 from memroute_simulator.nodes.dcgm import Exporter
 from memroute_simulator.nodes.devices import DeviceTable, EmulatedDevice
+from memroute_simulator.nodes.faults import PREFIX as FAULT_PREFIX
 from memroute_simulator.nodes.faults import read_faults
 from memroute_simulator.nodes.host_memory import HostMemory, MemoryBudget, host_record
 from memroute_simulator.nodes.kubelet_server import Driver, logs_application, serve
@@ -99,6 +100,7 @@ class NodeAgent:
         self._exporter_down = False
         self._told: set[str] = set()
         """What was said last of annotations that are no faults."""
+        self._faults_said: dict[str, str] = {}
         self._reported_resources: dict[str, int] | None = None
         self._last_seen: KubeObject | None = None
 
@@ -264,6 +266,11 @@ class NodeAgent:
             # As after a reboot: what is still bound to the node starts again.
             for pod in list(self._bound_pods.values()):
                 self.upsert_pod(pod)
+        said = {name: text for name, text in annotations.items() if name.startswith(FAULT_PREFIX)}
+        if said != self._faults_said:
+            # For whoever must know that what comes next finds the node so.
+            LOGGER.info("faults node=%s now=%s", self.name, json.dumps(said, sort_keys=True))
+            self._faults_said = said
         reachable = not self.is_gone and not self.is_cut_off
         if reachable and self.devices.resources(healthy_only=True) != self._reported_resources:
             await self._write_status()
