@@ -142,8 +142,11 @@ def namespace(cluster, request):
 
     stem = re.sub(r"[^a-z0-9]+", "-", request.node.originalname.lower())[:40].strip("-")
     name = f"{stem}-{secrets.token_hex(2)}"
-    cluster.kubectl("create", "namespace", name)
+    cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    # Kubernetes makes the account that pods need a moment later.
+    cluster.wait_for("its ServiceAccount", lambda: cluster.get("serviceaccounts", "-n", name))
     yield name
-    cluster.kubectl("delete", "mdep", "--all", "-n", name, "--wait=true")
+    cluster.delete_all("mdep", name)
+    cluster.wait_for("ModelDeployments to go", lambda: not cluster.get("mdep", "-n", name))
     cluster.wait_for("replicas to go", lambda: not cluster.get("pods", "-n", name))
-    cluster.kubectl("delete", "namespace", name, "--wait=false")
+    # It stays, empty: to take it away Kubernetes looks for objects of every kind that there is.

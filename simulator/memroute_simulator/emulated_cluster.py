@@ -17,8 +17,8 @@ from memroute_kube import KubeObject
 from memroute_kube.resources import is_condition_true
 from memroute_simulator.controlplane import ControlPlane
 from memroute_simulator.controlplane.binary_cache import Report, report_to_stderr
+from memroute_simulator.controlplane.calls import ApiCaller, CallError
 from memroute_simulator.controlplane.cluster import NODE_GRACE_SECONDS
-from memroute_simulator.controlplane.reading import ApiReader, ReadError
 from memroute_simulator.nodes.services import ANNOTATION_ADDRESSES
 
 POLL_SECONDS = 0.1
@@ -54,7 +54,7 @@ class KubectlCluster(ControlPlane):
         Raises ``KubectlError``.
         """
         with _as_kubectl():
-            if (found := self._reader.objects(resource, *arguments)) is not None:
+            if (found := self._api.objects(resource, *arguments)) is not None:
                 return found
         scope = [] if "-n" in arguments else ["-A"]
         output = self.kubectl("get", resource, *scope, *arguments, "-o", "json")
@@ -64,16 +64,31 @@ class KubectlCluster(ControlPlane):
     def read(self, resource: str, namespace: str, name: str) -> KubeObject:
         """One object. Raises ``KubectlError``."""
         with _as_kubectl():
-            if (found := self._reader.one(resource, namespace, name)) is not None:
+            if (found := self._api.one(resource, namespace, name)) is not None:
                 return found
         obj: KubeObject = json.loads(
             self.kubectl("get", resource, name, "-n", namespace, "-o", "json")
         )
         return obj
 
+    def create(self, obj: KubeObject) -> KubeObject:
+        """The object as it is stored; no field may be unknown. Raises ``KubectlError``."""
+        with _as_kubectl():
+            return self._api.create(obj)
+
+    def server_side_apply(self, obj: KubeObject) -> KubeObject:
+        """The object as it is stored; no field may be unknown. Raises ``KubectlError``."""
+        with _as_kubectl():
+            return self._api.apply(obj)
+
+    def delete_all(self, resource: str, namespace: str) -> None:
+        """All of one namespace begin to go. Raises ``KubectlError``."""
+        with _as_kubectl():
+            self._api.delete_all(resource, namespace)
+
     @cached_property
-    def _reader(self) -> ApiReader:
-        return ApiReader(self.kubeconfig, self.directory / "pki")
+    def _api(self) -> ApiCaller:
+        return ApiCaller(self.kubeconfig, self.directory / "pki")
 
     def wait_for(
         self, what: str, condition: Callable[[], T], *, timeout_seconds: float = PATIENCE_SECONDS
@@ -171,10 +186,10 @@ class EmulatedCluster(KubectlCluster):
 
 @contextlib.contextmanager
 def _as_kubectl() -> Iterator[None]:
-    """What cannot be read is told as kubectl tells it."""
+    """What is refused is told as kubectl tells it."""
     try:
         yield
-    except ReadError as error:
+    except CallError as error:
         raise KubectlError(str(error)) from error
 
 

@@ -61,21 +61,20 @@ def definitions(repository):
         plural: gzip.decompress((folder / f"{plural}.yaml.gz").read_bytes()).decode()
         for plural in (POOLS, OBJECTIVES)
     }
-    moved = yaml.safe_load(found[OBJECTIVES])
+    moved = yaml.load(found[OBJECTIVES], yaml.CSafeLoader)
     moved["metadata"] = {"name": f"{OBJECTIVES}.llm-d.ai"}
     moved["spec"]["group"] = "llm-d.ai"
     return found | {"moved": yaml.safe_dump(moved)}
 
 
 def install(cluster, text):
-    name = yaml.safe_load(text)["metadata"]["name"]
-    cluster.kubectl("apply", "--server-side", "-f", "-", stdin=text)
-
-    def is_established():
-        (found,) = (one for one in cluster.get("crd") if one["metadata"]["name"] == name)
-        return is_condition_true(found, "Established")
-
-    cluster.wait_for(f"{name} to be served", is_established)
+    definition = yaml.load(text, yaml.CSafeLoader)
+    name = definition["metadata"]["name"]
+    cluster.server_side_apply(definition)
+    cluster.wait_for(
+        f"{name} to be served",
+        lambda: is_condition_true(cluster.read("crd", "", name), "Established"),
+    )
 
 
 @pytest.fixture

@@ -32,7 +32,9 @@ def install(cluster, namespace, helm, tmp_path):
         (chart / "templates").mkdir(parents=True)
         about = {"apiVersion": "v2", "name": name, "version": "1.0.0"}
         (chart / "Chart.yaml").write_text(yaml.safe_dump(about))
-        (chart / "templates" / "model.yaml").write_text(manifest(namespace, name, **spec))
+        (chart / "templates" / "model.yaml").write_text(
+            json.dumps(manifest(namespace, name, **spec))
+        )
         command = [helm, "install", name, str(chart), "-n", namespace, "--wait"]
         command += ["--timeout", f"{TIMEOUT_SECONDS}s", "--kubeconfig", str(cluster.kubeconfig)]
         began = time.monotonic()

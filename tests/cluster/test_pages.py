@@ -148,7 +148,7 @@ def http_routes(cluster, repository):
     """The Gateway API's own definition of HTTPRoute, for as long as the test takes."""
     packed = repository / "tests" / "data" / "gateway-api" / "httproutes.yaml.gz"
     text = gzip.decompress(packed.read_bytes()).decode()
-    name = yaml.safe_load(text)["metadata"]["name"]
+    name = yaml.load(text, yaml.CSafeLoader)["metadata"]["name"]
     cluster.kubectl("create", "-f", "-", stdin=text)
     cluster.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=240s")
     yield
@@ -161,7 +161,9 @@ def routes_of(helm, repository, *flags):
     text = subprocess.run(
         [helm, "template", "m", path, *flags], check=True, capture_output=True, text=True
     ).stdout
-    found = [one for one in yaml.safe_load_all(text) if one and one["kind"] == "HTTPRoute"]
+    found = [
+        one for one in yaml.load_all(text, yaml.CSafeLoader) if one and one["kind"] == "HTTPRoute"
+    ]
     return yaml.safe_dump_all([one | {"metadata": {"name": "m"}} for one in found])
 
 

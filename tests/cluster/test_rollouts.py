@@ -3,7 +3,6 @@
 The other two pairs of mode and room are played by ``make rollouts`` (``test_rollout_pairs``).
 """
 
-
 from cluster_support import Recorder, apply, pod_names, wait_condition, wait_ready
 from rollouts_under_load import (
     BROKEN,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from charts import chart, flags, pod_of, run
+from charts import chart, flags, objects_of, pod_of, run
 from cluster_support import program_address
 from memroute_operator.rules.hbm_quotas import QUOTAS_NAME, read_quotas
 from memroute_operator.rules.name_grants import GRANTS_NAME, read_grants
@@ -238,7 +238,7 @@ def monitoring_objects(helm, repository, *values, release="memroute"):
     command = [helm, "template", release, str(repository / "helm" / "memroute"), "-n", "ops"]
     for value in (*MONITORING, *values):
         command += ["--set", value]
-    return [one for one in yaml.safe_load_all(run(*command)) if one]
+    return objects_of(run(*command))
 
 
 def test_monitoring_is_asked_for(repository, helm):
@@ -260,7 +260,7 @@ def test_rules_and_dashboards_reach_the_cluster_as_they_are(repository, helm):
     objects = monitoring_objects(helm, repository)
     (rule,) = (one for one in objects if one["kind"] == "PrometheusRule")
     folder = repository / "helm" / "memroute" / "monitoring"
-    assert rule["spec"] == yaml.safe_load((folder / "alerts.yaml").read_text())
+    assert rule["spec"] == yaml.load((folder / "alerts.yaml").read_text(), yaml.CSafeLoader)
     shown = {}
     for one in objects:
         if one["kind"] == "ConfigMap" and "grafana_dashboard" in one["metadata"]["labels"]:

@@ -99,7 +99,11 @@ class Model:
         model = {"name": MODEL, "servedName": self.served}
         asked = {"model": model, "routing": {"gateway": {}}} | spec
         self._cluster.kubectl(
-            "apply", "--server-side", "-f", "-", stdin=manifest(APPS, self.name, **asked)
+            "apply",
+            "--server-side",
+            "-f",
+            "-",
+            stdin=json.dumps(manifest(APPS, self.name, **asked)),
         )
 
     def scale(self, replicas: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -24,7 +25,8 @@ def run(*command):
 
 def objects_of(text):
     """The objects of a stream of manifests."""
-    return list(filter(None, yaml.safe_load_all(text)))
+    # libyaml's reader: the CRD alone takes the one in Python half a second.
+    return list(filter(None, yaml.load_all(text, yaml.CSafeLoader)))
 
 
 def key_of(obj):
@@ -35,12 +37,17 @@ def key_of(obj):
 def chart(helm, repository, *flags, release="memroute", namespace="memroute-system"):
     """What Helm makes of the chart: (kind, name, namespace) → object, without its tests."""
     path = str(repository / "helm" / "memroute")
-    text = run(helm, "template", release, path, "-n", namespace, *flags)
     return {
         key_of(obj): obj
-        for obj in objects_of(text)
+        for obj in objects_of(_templated(helm, release, path, "-n", namespace, *flags))
         if "helm.sh/hook" not in obj["metadata"].get("annotations", {})
     }
+
+
+@cache
+def _templated(helm, *arguments):
+    """Many ask for the same: Helm takes half a second each time."""
+    return run(helm, "template", *arguments)
 
 
 def kustomized(folder):

@@ -40,18 +40,16 @@ def installed_cluster(fleet, helm, chart, operator_args, *, values=(), **options
 def manifest(namespace, name, **spec):
     """A ModelDeployment; 0.6B on a shared device unless said otherwise."""
     defaults = {"model": {"name": "Qwen/Qwen3-0.6B"}, "placement": {"mode": "Shared"}}
-    return json.dumps(
-        {
-            "apiVersion": "memroute.dev/v1alpha1",
-            "kind": "ModelDeployment",
-            "metadata": {"name": name, "namespace": namespace},
-            "spec": defaults | spec,
-        }
-    )
+    return {
+        "apiVersion": "memroute.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": defaults | spec,
+    }
 
 
 def apply(cluster, namespace, name, **spec):
-    cluster.kubectl("apply", "-f", "-", stdin=manifest(namespace, name, **spec))
+    cluster.server_side_apply(manifest(namespace, name, **spec))
 
 
 def get_deployment(cluster, namespace, name):

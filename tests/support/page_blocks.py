@@ -4,10 +4,12 @@ A block of a page is either run by a test, or its program is in ``ELSEWHERE`` wi
 not. A block that is neither fails ``tests/unit/test_pages.py``: whoever writes a page decides.
 """
 
+import copy
 import re
 import subprocess
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -114,9 +116,15 @@ class Block:
     @property
     def documents(self):
         """The documents of a block of YAML."""
-        return [one for one in yaml.safe_load_all(self.text) if one is not None]
+        return copy.deepcopy(_documents(self.text))
 
 
+@cache
+def _documents(text):
+    return [one for one in yaml.load_all(text, yaml.CSafeLoader) if one is not None]
+
+
+@cache
 def pages():
     """Every page of today, by its path in the repository."""
     listed = subprocess.run(
@@ -129,6 +137,7 @@ def pages():
     )  # fmt: skip
 
 
+@cache
 def blocks(page=None):
     """Every fenced block, of one page or of all."""
     found = []
@@ -153,7 +162,9 @@ def scripts(page, *, on_cluster):
 
 # YAML: what a block of it is.
 
-_VALUES = set(yaml.safe_load((REPOSITORY / "helm" / "memroute" / "values.yaml").read_text()))
+_VALUES = set(
+    yaml.load((REPOSITORY / "helm" / "memroute" / "values.yaml").read_text(), yaml.CSafeLoader)
+)
 _ROUTER_FILE = {"models", "peers", "engineCA", "engineCertificate", "engineKey", "engineServerName"}
 _KEY_FILE = {"tenants", "jwt"}
 _SCENARIO = {

@@ -113,10 +113,9 @@ def view(*nodes, seconds=10):
 
 
 @pytest.fixture(scope="module")
-def schema():
+def schema(crd):
     """The CRD of this release, as the API server has it."""
-    it = yaml.safe_load(crd_fields.CRD.read_text())
-    return it | {"status": {"conditions": [{"type": "Established", "status": "True"}]}}
+    return crd | {"status": {"conditions": [{"type": "Established", "status": "True"}]}}
 
 
 @pytest.fixture
