@@ -7,6 +7,7 @@ for something asks ten times a second. On two cores that is much of what there i
 import http.client
 import json
 import ssl
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,8 @@ from memroute_kube import KubeObject
 
 # A server that a test has paused answers when it goes on. Source: chosen by hand.
 TIMEOUT_SECONDS = 60.0
+# How often a call is made that the server puts off with a Retry-After, as client-go does it.
+MAX_TRIES = 10
 # All resources of all groups in two answers; served since Kubernetes 1.30.
 DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 # Flag of ``kubectl get`` → its name in a query.
@@ -149,26 +152,35 @@ class ApiCaller:
     ) -> KubeObject:
         content = "application/apply-patch+yaml" if method == "PATCH" else "application/json"
         headers = {"Accept": accept} | ({"Content-Type": content} if body is not None else {})
+        target = f"{path}?{urlencode(query)}" if query else path
+        text = None if body is None else json.dumps(body)
+        for _ in range(MAX_TRIES):
+            status, wait_seconds, told = self._send(method, target, text, headers)
+            if status < http.client.BAD_REQUEST:
+                document: KubeObject = json.loads(told)
+                return document
+            if wait_seconds is None:
+                break
+            time.sleep(float(wait_seconds))
+        raise CallError(_words(told))
+
+    def _send(
+        self, method: str, target: str, text: str | None, headers: Mapping[str, str]
+    ) -> tuple[int, str | None, bytes]:
+        """Status, Retry-After in seconds, and body. Raises ``CallError`` without an answer."""
         host, port = self._server
         connection = http.client.HTTPSConnection(
             host, port, timeout=TIMEOUT_SECONDS, context=self._context
         )
         try:
-            target = f"{path}?{urlencode(query)}" if query else path
-            connection.request(
-                method, target, None if body is None else json.dumps(body), headers=headers
-            )
+            connection.request(method, target, text, headers=dict(headers))
             answer = connection.getresponse()
-            status, text = answer.status, answer.read()
+            return answer.status, answer.getheader("Retry-After"), answer.read()
         except (OSError, http.client.HTTPException) as error:
-            msg = f"{path}: {error!r}"
+            msg = f"{target}: {error!r}"
             raise CallError(msg) from error
         finally:
             connection.close()
-        if status >= http.client.BAD_REQUEST:
-            raise CallError(_words(text))
-        document: KubeObject = json.loads(text)
-        return document
 
     @cached_property
     def _server(self) -> tuple[str, int]:
