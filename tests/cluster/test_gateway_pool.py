@@ -23,6 +23,7 @@ from cluster_support import (
 )
 from gateway_rig import Gateway, Stream
 from memroute_kube.resources import is_condition_true
+from memroute_simulator.emulated_cluster import KubectlError
 from page_blocks import Yaml, documents
 from rights_used import check_rights
 from router_rig import body
@@ -221,26 +222,31 @@ def test_a_pool_follows_the_spec_the_pickers_pods_and_what_gateways_say(cluster,
 
 def written(cluster, namespace):
     """Of what was written for gateways: all that somebody may change, by (plural, name)."""
-    return {
-        (what, one["metadata"]["name"]): {
-            field: one.get(field) for field in ("spec", "ports", "endpoints")
-        } | {"labels": one["metadata"].get("labels", {})}
-        for what in (POOLS, "services", "endpointslices")
-        for one in cluster.get(what, "-n", namespace)
-    }  # fmt: skip
+    found = {}
+    for what, name in names(cluster, namespace):
+        try:
+            obj = one_of(cluster, namespace, what, name)
+        except KubectlError:
+            continue  # it went meanwhile
+        # A Service that is made anew has another address.
+        spec = {k: v for k, v in obj.get("spec", {}).items() if not k.startswith("clusterIP")}
+        labels = obj["metadata"].get("labels", {})
+        found[what, name] = [spec, obj.get("ports"), obj.get("endpoints"), labels]
+    return found
 
 
+WITHOUT_LABEL = {"metadata": {"labels": {"memroute.dev/picker-service": None}}}
 CHANGES = (
-    (POOLS, "m", {"spec": {"targetPorts": [{"number": 8000}, {"number": 8001}]}}),
-    (POOLS, "m", {"spec": {"selector": {"matchLabels": {"app": "other"}}}}),
-    (POOLS, "m", {"spec": {"endpointPickerRef": {"name": "somebody"}}}),
-    ("services", "picker-m", {"spec": {"selector": {"app": "other"}}}),
-    ("services", "picker-m", {"spec": {"ports": [
-        {"name": "grpc", "port": 9002}, {"name": "more", "port": 9003}]}}),
-    ("services", "picker-m", {"metadata": {"labels": {"memroute.dev/picker-service": None}}}),
+    (POOLS, "m", {"spec": {
+        "targetPorts": [{"number": 8000}, {"number": 8001}],
+        "selector": {"matchLabels": {"app": "other"}},
+        "endpointPickerRef": {"name": "somebody"}}}),
+    ("services", "picker-m", {"spec": {
+        "selector": {"app": "other"},
+        "ports": [{"name": "grpc", "port": 9002}, {"name": "more", "port": 9003}]}}),
+    ("services", "picker-m", WITHOUT_LABEL),
     ("endpointslices", "picker-m-ipv4", {"endpoints": [{"addresses": ["10.9.9.9"]}]}),
-    ("endpointslices", "picker-m-ipv4",
-     {"metadata": {"labels": {"memroute.dev/picker-service": None}}}),
+    ("endpointslices", "picker-m-ipv4", WITHOUT_LABEL),
 )  # fmt: skip
 
 

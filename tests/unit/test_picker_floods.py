@@ -504,7 +504,7 @@ async def happen(rig, socket, event):
 
 
 @pytest.mark.parametrize("flags", [(), ("--pass-other-paths", "--max-endpoints", "2")])
-@settings(max_examples=tries(150, 1500), deadline=None)
+@settings(max_examples=tries(40, 1500), deadline=None)
 @given(steps=STEPS, modes=MODES)
 def test_any_order_of_anything_leaves_nothing_held(flags, steps, modes):
     """Three streams, two replicas of which one comes and goes, a socket that takes or does not."""

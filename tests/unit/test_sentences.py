@@ -33,6 +33,7 @@ def on_terminal(words):
     return said.decode().replace("\r\n", "\n"), process.returncode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
