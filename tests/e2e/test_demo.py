@@ -97,21 +97,25 @@ def follow_the_first_hour(process, folder):
             assert reader.follow([replace(block, text=waiting)], changes=True) == ""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_whatever_ends_the_demo_nothing_is_left(place, number, tmp_path_factory):
+def test_after_the_first_hour_nothing_is_left(place, tmp_path_factory):
     """Not even after the tutorial's refusals, scaling, and machine that died."""
     with demo(place, "--seconds", "0", "--keep") as process:
         read_until(process, "kept running")
         assert len(leftovers(place)) > 8
-        if number is signal.SIGINT:
-            follow_the_first_hour(process, tmp_path_factory.mktemp("reader"))
-        process.send_signal(number)
+        follow_the_first_hour(process, tmp_path_factory.mktemp("reader"))
+        process.send_signal(signal.SIGINT)
         code = process.wait(timeout=240)
-    assert code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+    assert code == 130
 
 
-def test_two_demos_at_once_do_not_clash(place):
-    with demo(place, "--seconds", "15") as one, demo(place, "--seconds", "15") as other:
+def test_two_demos_at_once_do_not_clash_and_whatever_ends_them_nothing_is_left(place):
+    """One is asked to go, the other is killed."""
+    arguments = ("--seconds", "15", "--keep")
+    with demo(place, *arguments) as one, demo(place, *arguments) as other:
         for process in (one, other):
-            output, _ = process.communicate(timeout=600)
-            assert process.returncode == 0, output
+            output = read_until(process, "kept running")
+            assert "✗" not in output
+            assert "the job was not done" not in output
+        one.send_signal(signal.SIGTERM)
+        other.send_signal(signal.SIGKILL)
+        assert (one.wait(timeout=240), other.wait(timeout=240)) == (143, -9)
