@@ -83,7 +83,9 @@ class ApiCaller:
     def one(self, resource: str, namespace: str, name: str) -> KubeObject | None:
         """One object; None where only kubectl can tell. Raises ``CallError``."""
         served = self._find(resource)
-        return served and self._call("GET", f"{served.path(namespace)}/{quote(name)}")
+        if served is None:
+            return None
+        return self._call("GET", f"{served.path(namespace)}/{quote(name)}")
 
     def create(self, obj: KubeObject) -> KubeObject:
         """The object as it is stored. No field may be unknown. Raises ``CallError``."""
