@@ -1,3 +1,7 @@
+import asyncio
+import contextlib
+from types import SimpleNamespace
+
 import pytest
 
 from memroute.units import GIB
@@ -17,6 +21,7 @@ from memroute_simulator.nodes.fleet import FleetFileError, load_fleet
 from memroute_simulator.nodes.images import entrypoint_for, repository_of
 from memroute_simulator.nodes.labels import gpu_labels, node_labels
 from memroute_simulator.nodes.machines import H100, L4, MACHINES
+from memroute_simulator.nodes.pod_worker import PodWorker
 from memroute_simulator.nodes.spec import HELP, NodeSpec
 from memroute_simulator.nodes.volumes import SCRATCH, in_folders, mounts_of
 
@@ -314,3 +319,43 @@ def test_scratch_is_this_machines_own(tmp_path):
     }
     container = {"volumeMounts": [{"name": "tmp", "mountPath": SCRATCH}]}
     assert mounts_of(pod, container, root=tmp_path, node="x", pod_directory=tmp_path) == []
+
+
+async def test_a_pod_that_is_deleted_while_its_container_ends_starts_it_no_more(
+    tmp_path, monkeypatch
+):
+    """It took the end of its own task for that of its probes: the pod was never gone."""
+    ending, go_on = asyncio.Event(), asyncio.Event()
+
+    async def nothing(*_):
+        return None
+
+    async def probe(*_):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ending.set()
+            await go_on.wait()
+
+    async def resolved(*_):
+        return {}, ["true"]
+
+    for name, stand_in in (
+        ("_run", nothing), ("_report", nothing), ("_probe", probe), ("_resolve", resolved),
+    ):  # fmt: skip
+        monkeypatch.setattr(PodWorker, name, stand_in)
+    agent = SimpleNamespace(
+        directory=tmp_path, pulled_images={"busybox"}, image_pull_seconds=0.0,
+        close_driver=lambda _owner: None,
+    )  # fmt: skip
+    spec = {"name": "main", "image": "busybox"}
+    metadata = {"name": "p", "namespace": "n", "uid": "u"}
+    worker = PodWorker(agent, {"metadata": metadata, "spec": {"containers": [spec]}})
+    running = asyncio.create_task(worker._run_once(spec, worker._states["main"]))
+    await ending.wait()
+    running.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    assert running.cancelled()
