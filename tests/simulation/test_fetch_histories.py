@@ -64,7 +64,7 @@ STEPS = st.one_of(
 
 
 @settings(
-    max_examples=tries(30, 300), deadline=None,
+    max_examples=tries(30, 100), deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 @given(steps=st.lists(STEPS, max_size=8))

@@ -46,7 +46,7 @@ ROLLOUTS = st.sampled_from([
     {"onFailure": "Halt"}, {"onFailure": "Halt", "maxSurge": 0},
 ])  # fmt: skip
 SETTINGS = settings(
-    max_examples=int(os.environ.get("MEMROUTE_HISTORIES") or size(15, 50)),
+    max_examples=int(os.environ.get("MEMROUTE_HISTORIES") or size(15, 25)),
     # The same histories each time, so that a change is judged by them alone; the long run (``make
     # histories``) looks for others.
     derandomize="MEMROUTE_HISTORIES" not in os.environ,

@@ -22,4 +22,4 @@ def tries(part, full=None):
 
 def examples():
     """Of odd objects and pages, for Hypothesis: ``make odd-objects`` tries 10,000 of each."""
-    return int(os.environ.get("MEMROUTE_FUZZ_EXAMPLES") or tries(100, 500))
+    return int(os.environ.get("MEMROUTE_FUZZ_EXAMPLES") or tries(60, 200))

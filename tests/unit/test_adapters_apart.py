@@ -6,6 +6,8 @@ import json
 import random
 from dataclasses import replace
 
+import pytest
+
 from memroute_operator.adapters import keeper as keeping
 from memroute_operator.adapters.caller import Answer
 from memroute_operator.adapters.keeper import AdapterKeeper
@@ -72,6 +74,7 @@ async def running(keeper, monkeypatch, *, clock):
             await task
 
 
+@pytest.mark.slow
 async def test_a_namespace_of_engines_that_hang_holds_up_no_other(monkeypatch):
     """One call may take two minutes, and a list has 256: others were not looked at for hours."""
     hanging = [

@@ -337,6 +337,7 @@ def test_a_tenant_who_floods_does_not_keep_another_waiting():
     assert "quiet" in order(queue, 1)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 20_000)), max_size=60))
 def test_tenants_get_equal_tokens_while_all_of_them_wait(requests):
     """Deficit round robin: never more than a quantum and the largest request apart."""

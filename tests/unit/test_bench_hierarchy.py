@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from bench.hierarchy.__main__ import main
 
 
@@ -13,6 +15,7 @@ def test_published_figures_are_met(capsys):
     assert len(document["published"]) == 12
 
 
+@pytest.mark.slow
 def test_the_table_has_a_break_even_for_each(capsys):
     """No row may be empty: a person compares their own with the nearest."""
     main([])

@@ -114,6 +114,7 @@ def test_every_scenario_happens_to_a_replica_that_is_there():
     assert "memroute" in POLICIES
 
 
+@pytest.mark.slow
 def test_slow_cases_are_slow_and_their_targets_are_the_defaults():
     """What they are about: one request alone over 50 ms, or a few together."""
     for name, slow in SLOW_CASES.items():

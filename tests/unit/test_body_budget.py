@@ -46,6 +46,7 @@ async def begin(rig, data):
     return reader, writer
 
 
+@pytest.mark.slow
 async def test_bodies_that_do_not_fit_are_told_to_come_back_and_small_ones_pass(
     rig, engine_factory
 ):

@@ -22,6 +22,7 @@ def rows(text):
     return found
 
 
+@pytest.mark.slow
 def test_the_page_has_every_constant_with_its_present_value_and_nothing_else():
     """A table of 150 numbers that is written by hand is wrong within a week."""
     wanted = {(one.module, one.name): one.expression for one in find_constants()}
@@ -31,6 +32,7 @@ def test_the_page_has_every_constant_with_its_present_value_and_nothing_else():
     assert rows(rates)["bandwidth.sharing", "SWITCHING_RATIO"] == "1.055"
 
 
+@pytest.mark.slow
 def test_the_page_is_what_its_program_writes():
     """Units, sources and effects come from the source and the results, so they cannot drift either.
 
@@ -49,6 +51,7 @@ def test_every_constant_is_explained_above_it_with_unit_and_source():
     assert unexplained == []
 
 
+@pytest.mark.slow
 def test_roles_name_constants_that_exist():
     """A role that outlives its constant would excuse the next one of that name."""
     constants = find_constants()

@@ -42,6 +42,7 @@ async def test_it_says_where_a_request_went_and_why(rig):
     assert "projected KV use" in output
 
 
+@pytest.mark.slow
 async def test_a_sentence_of_one_request_is_folded_below_itself(rig):
     """The rest of the reason began below the names of fields, and read as one of them."""
     _, headers, _ = await exchange(rig.port, raw(body()))
@@ -54,6 +55,7 @@ async def test_a_sentence_of_one_request_is_folded_below_itself(rig):
     assert lines[number + 1][column] != " "
 
 
+@pytest.mark.slow
 async def test_it_says_why_a_request_was_refused(rig):
     await exchange(rig.port, raw(body()))
     await exchange(rig.port, raw(body(max_tokens=5000)))

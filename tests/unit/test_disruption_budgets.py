@@ -27,6 +27,7 @@ def scale(rig, key, replicas):
     rig.cluster.change("modeldeployments", key, lambda obj: obj["spec"].update(replicas=replicas))
 
 
+@pytest.mark.slow
 async def test_several_replicas_have_a_budget_that_takes_one_at_a_time():
     """Without one, ``kubectl drain`` of a node ends all replicas that are on it at once."""
     mdeps = [mdep("two", replicas=2), mdep("one"), mdep("none", replicas=0)]
@@ -42,6 +43,7 @@ async def test_several_replicas_have_a_budget_that_takes_one_at_a_time():
         assert rig.cluster.count("POST", "poddisruptionbudgets") == 1
 
 
+@pytest.mark.slow
 async def test_a_budget_comes_and_goes_with_the_number_of_replicas():
     async with operator_rig(nodes=[node()], mdeps=[mdep("m", replicas=2)]) as rig:
         await rig.list_and_step()
@@ -101,6 +103,7 @@ async def test_budgets_of_other_pods_and_namespaces_do_not_count():
         await rig.until("the budget", lambda: "default/m" in budgets(rig))
 
 
+@pytest.mark.slow
 async def test_a_budget_that_is_refused_holds_up_nothing_and_is_told():
     """A quota of objects or a policy: replicas serve, and an Event says what is missing."""
     async with operator_rig(nodes=[node()], mdeps=[mdep("m", replicas=2)]) as rig:

@@ -76,6 +76,7 @@ def test_what_git_ignores_is_not_sent_to_the_build(repository, left_out):
             assert ignored(left_out, Path("core", "memroute", name)), line
 
 
+@pytest.mark.slow
 def test_tests_and_documents_are_not_sent_to_the_build(repository, left_out):
     """An image that was built after an edit of a test is the same image."""
     tracked = subprocess.run(

@@ -162,6 +162,7 @@ async def test_chunks_are_told_by_a_placeholder_unless_asked_otherwise(tmp_path)
     assert {name for one in stored for name in one["block_hashes"]} <= on_device
 
 
+@pytest.mark.slow
 async def test_chunks_are_told_whole_when_asked(tmp_path):
     """48 came, 7 times 4 hashes went: what a real engine told of the same prompts."""
     flags = transfer(20, self_describing_kv_events=True)

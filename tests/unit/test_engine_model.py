@@ -295,6 +295,7 @@ def test_every_request_ends_and_every_block_comes_back(kind, shapes):
     assert engine.counts.generated_tokens == sum(shape[1] for shape in shapes)
 
 
+@pytest.mark.slow
 @given(ENGINES, SHAPES, st.integers(0, 30), st.randoms(use_true_random=False))
 def test_an_aborted_request_leaves_nothing(kind, shapes, steps, rng):
     """Whether it waits, computes its prompt or decodes, between steps or within one."""

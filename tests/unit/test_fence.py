@@ -140,6 +140,7 @@ async def _received(connection):
     pytest.fail(f"{received} bytes arrived, and an orderly end")
 
 
+@pytest.mark.slow
 async def test_over_tls_a_write_that_is_given_up_while_the_network_is_cut_does_not_arrive(tmp_path):
     """As to a real API server: an orderly end of TLS would keep the connection, and its bytes."""
     pair = CertificateAuthority().sign("api", addresses=("127.0.0.1",), names=())

@@ -77,6 +77,7 @@ def test_the_second_start_reads_no_byte_and_asks_nobody(hub, fetching):
     assert fetching.summary["bytes_from_cache"] == sum(map(len, FILES.values()))
 
 
+@pytest.mark.slow
 def test_files_that_no_engine_loads_stay_where_they_are(hub, fetching):
     """`.bin`, `original/` and ONNX are the same weights: three times the bytes for nothing."""
     fetching.run(at(hub, "org/tiny"))
@@ -131,6 +132,7 @@ def test_wrong_bytes_are_fetched_once_more(hub, fetching):
     assert hub.bytes_sent[SHARDS[0]] == 2 * len(FILES[SHARDS[0]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [SHARDS[0], "config.json"])
 def test_bytes_that_are_wrong_twice_are_told_and_never_marked(hub, fetching, name):
     source = at(hub, "org/tiny")
@@ -368,6 +370,7 @@ def test_a_volume_without_room_is_told_before_the_first_byte(hub, fetching, monk
     assert hub.bytes_sent == {}
 
 
+@pytest.mark.slow
 def test_the_least_used_model_leaves_and_one_in_use_stays(hub, fetching):
     """Of two models, one is used by a pod that lives: the other one makes room."""
     hub.repositories["org/used"] = Repository(tiny_files(num_hidden_layers=3))
@@ -398,6 +401,7 @@ def scoped(hub, tmp_path, name, **environment):
     return Fetching(folder, hub.url, environment=environment)
 
 
+@pytest.mark.slow
 def test_the_size_of_a_cache_is_that_of_all_its_folders(hub, tmp_path):
     """900 GiB of a node are 900, not 900 for each namespace. What is used least makes room."""
     hub.repositories["org/new"] = Repository(tiny_files(num_hidden_layers=4))

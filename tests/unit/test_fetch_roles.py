@@ -79,6 +79,7 @@ def fetching(store, tmp_path):
     return Fetching(tmp_path / "cache", store.url)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["irsa", "pod_identity"])
 def test_a_model_is_fetched_with_the_role_of_the_service_account(kind, request, fetching, sts):
     """No key in a Secret, none in an environment: one session for all of a model's files."""

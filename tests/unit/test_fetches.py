@@ -291,6 +291,7 @@ async def test_which_node_has_weights_outlives_pods_and_the_operator():
             await again.stop()
 
 
+@pytest.mark.slow
 async def test_a_node_without_space_is_left_and_told():
     """Kubelet would restart the fetcher there for ever."""
     async with operator_rig(nodes=[node("a"), node("b")], mdeps=[cached("m")], argv=CACHE) as rig:

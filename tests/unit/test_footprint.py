@@ -60,6 +60,7 @@ def test_the_footprint_is_the_sum_of_its_terms_and_holds_what_was_asked(shape):
     assert footprint.kv_capacity_tokens >= shape.concurrency * shape.max_context_tokens
 
 
+@pytest.mark.slow
 @given(SHAPES, st.integers(1, 8))
 def test_more_context_and_more_sequences_never_need_less(shape, factor):
     footprint = footprint_or_none(shape)

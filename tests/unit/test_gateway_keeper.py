@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import random
 
+import pytest
+
 from cluster_stub import cluster_stub
 from memroute_operator.actions.lanes import Lanes
 from memroute_operator.gateway.keeper import MAX_REPAIR_SECONDS, GatewayKeeper
@@ -79,6 +81,7 @@ async def step(keeper, cluster):
             await asyncio.sleep(0.001)
 
 
+@pytest.mark.slow
 async def test_somebody_who_undoes_each_write_is_answered_at_leisure():
     """Two controllers that put the same right would write as fast as the API server answers."""
     async with kept() as (keeper, cluster, clock):

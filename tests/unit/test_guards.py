@@ -317,6 +317,7 @@ async def test_a_router_whose_membership_breaks_serves_on(engine_factory, monkey
     await running
 
 
+@pytest.mark.slow
 async def test_a_file_whose_application_breaks_is_read_again(rig, tmp_path, monkeypatch):
     monkeypatch.setattr("memroute_router.watched.POLL_SECONDS", 0.01)
     path = tmp_path / "router.yaml"

@@ -64,6 +64,7 @@ def test_within_a_quota_the_highest_priority_is_placed_first():
     assert (len(cluster.serving("old")), len(cluster.serving("young"))) == (0, 1)
 
 
+@pytest.mark.slow
 def test_a_lowered_quota_evicts_nothing_and_says_so():
     """What serves was promised its room; a rollout to the same size goes through, too."""
     cluster = PriorityCluster(4, 1)
@@ -147,6 +148,7 @@ def test_no_placement_exceeds_the_quota(deployments, gib):
 # The operator as a whole
 
 
+@pytest.mark.slow
 async def test_a_quota_is_read_enforced_shown_and_raised():
     """From the ConfigMap to the status and the metrics."""
     async with operator_rig(nodes=[node("a")], mdeps=[mdep("m", replicas=2)]) as rig:
@@ -165,6 +167,7 @@ async def test_a_quota_is_read_enforced_shown_and_raised():
         assert len(rig.cluster.objects["pods"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "is_placed"), [(403, True), (500, False)])
 async def test_before_quotas_are_known_nothing_is_placed_unless_there_can_be_none(
     status, is_placed

@@ -140,6 +140,7 @@ def test_a_link_too_slow_never_pays():
     assert ways(link=slow).break_even_tokens(16_384) is None
 
 
+@pytest.mark.slow
 @given(st.integers(1, 2000), st.sampled_from(["H100", "A100-80", "L40S", "L4"]))
 def test_what_pays_once_pays_for_longer_prefixes(chunks, accelerator):
     """The search for the break-even halves: it needs this."""

@@ -506,6 +506,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(JSON)
 def test_facts_from_anywhere_are_facts_or_refused(document):
     """Caches and statuses are anybody's to edit."""

@@ -97,6 +97,7 @@ async def test_a_long_header_is_read_in_windows_and_no_weights_are(hub, files):
     assert found.architecture().vocab_size == 120_000
 
 
+@pytest.mark.slow
 async def test_which_files_there_are_is_said_where_nobody_has_chosen(hub):
     """One sentence: sizes, what is no model left out, and where to say it."""
     for file, words in (
@@ -189,6 +190,7 @@ def plan(*arguments):
     return result.exit_code, result.stdout, result.stderr
 
 
+@pytest.mark.slow
 def test_a_file_is_planned_for_llama_cpp(hub, files):
     """Its manifest asks for that engine, that file and that commit."""
     code, text, _ = plan(REPOSITORY, "--file", SMALL, "--context", "2048", "--output", "json")

@@ -411,6 +411,7 @@ async def test_what_a_person_must_change_stalls_it_and_what_passes_does_not():
         assert rig.cluster.count("PATCH", "modeldeployments") == patches, "nothing has changed"
 
 
+@pytest.mark.slow
 async def test_a_hub_that_hangs_delays_nothing_else():
     """A step never waits for a hub."""
     hub = ScriptedHub()
@@ -426,6 +427,7 @@ async def test_a_hub_that_hangs_delays_nothing_else():
         await rig.until("it as well", lambda: rig.is_ready("default/m"))
 
 
+@pytest.mark.slow
 async def test_against_a_hub_that_answers():
     """The whole way: gated, then granted; the operator's own token reads, the engines' loads."""
     files = tiny_files()
@@ -531,6 +533,7 @@ async def test_a_cache_that_is_set_without_a_way_to_the_hub_leaves_ready_what_se
             assert len(again.cluster.pods()) == 2
 
 
+@pytest.mark.slow
 async def test_a_pin_that_is_lost_while_the_hub_is_down_leaves_ready_what_serves():
     """A backup that was restored without statuses has no pins; its replicas serve on."""
     async with operator_rig(nodes=GPUS, mdeps=[of_hub()], resolve_model=ScriptedHub()) as rig:
@@ -545,6 +548,7 @@ async def test_a_pin_that_is_lost_while_the_hub_is_down_leaves_ready_what_serves
             assert status_of(again)["footprint"] == needs
 
 
+@pytest.mark.slow
 async def test_an_engine_that_fails_is_told_before_a_hub_that_is_down():
     """Whoever is paged has to see the engine: it comes back without the hub."""
     down = ScriptedHub({NAME: error(HubReason.TOKEN_REQUIRED)})

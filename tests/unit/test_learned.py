@@ -68,6 +68,7 @@ def test_tenants_are_told_apart_and_never_expected_beyond_their_limit():
     assert lengths.quantile(0.9, **stranger) == 64
 
 
+@pytest.mark.slow
 def test_old_traffic_is_forgotten_and_tenants_are_bounded():
     lengths = OutputLengths()
     for _ in range(2000):

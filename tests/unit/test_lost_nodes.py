@@ -260,6 +260,7 @@ async def test_a_new_term_does_not_go_on_counting_where_the_last_one_ended():
         await rig.until("it is replaced", lambda: rig.cluster.count("DELETE", "pods") == 1)
 
 
+@pytest.mark.slow
 async def test_an_engine_that_was_unready_in_an_earlier_term_is_drained_like_any_other():
     """Unready then, ready in between, and unready again for a moment: that is no broken engine."""
 
@@ -303,6 +304,7 @@ async def test_a_new_leader_places_nothing_on_a_node_that_is_back_before_it_is_r
         await rig.until("room is seen", lambda: rig.is_ready("default/next"), at_most=90)
 
 
+@pytest.mark.slow
 async def test_a_node_that_is_new_or_has_started_anew_is_not_waited_for():
     """Its kubelet says itself that it is not ready yet, or its machine has ended every process."""
     new = node("n0", ready=False)

@@ -147,7 +147,7 @@ NASTY = st.text(
 
 @pytest.mark.slow
 @given(before=NASTY, between=NASTY, after=NASTY)
-@settings(max_examples=tries(150, 500))
+@settings(max_examples=tries(50, 200))
 def test_no_reader_finds_another_host_in_what_is_allowed(before, between, after):
     """Readers differ: those of the RFC split at the first / ? #, browsers' and curl's otherwise."""
     from urllib.parse import urlsplit

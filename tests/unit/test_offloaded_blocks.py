@@ -231,6 +231,7 @@ def test_two_replicas_are_walked_together_each_from_its_own_place():
 CHUNKS = st.lists(st.integers(0, 1), min_size=0, max_size=12)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.sampled_from(["device", "host", "gone", "evict"]), CHUNKS), max_size=40),
     CHUNKS,

@@ -109,6 +109,7 @@ def calibrated(rig):
     return source == "calibrated", [one.key.engine for one in book(rig)]
 
 
+@pytest.mark.slow
 async def test_a_new_default_image_is_not_sized_by_what_the_old_one_measured():
     """Engines of the old image run on after an upgrade, and go on reporting."""
     async with operator_rig(
@@ -225,6 +226,7 @@ async def test_an_event_that_is_refused_is_nobodys_concern():
         assert len(call.body["message"]) == 1024
 
 
+@pytest.mark.slow
 async def test_credentials_come_from_a_kubeconfig(tmp_path, monkeypatch):
     async with cluster_stub() as (cluster, client):
         cluster.put("nodes", node())

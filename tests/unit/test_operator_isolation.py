@@ -46,6 +46,7 @@ async def test_a_deployment_whose_planning_raises_hurts_nobody_else():
                         at_most=120)  # fmt: skip
 
 
+@pytest.mark.slow
 async def test_what_a_deployment_holds_that_cannot_be_planned_stays_counted():
     big = {"model": "Qwen/Qwen3-8B", "concurrency": 20}
     async with operator_rig(nodes=[node()], mdeps=[mdep("held", **big)]) as rig:
@@ -57,6 +58,7 @@ async def test_what_a_deployment_holds_that_cannot_be_planned_stays_counted():
         assert rig.cluster.count("DELETE", "pods") == 0
 
 
+@pytest.mark.slow
 async def test_an_edit_is_tried_at_once():
     async with operator_rig(nodes=NODES, mdeps=[mdep("m")]) as rig:
         rig.reconciler._planner.planner = refusing("default/m")

@@ -76,6 +76,7 @@ def datagrams(*reports, incarnation=1, first=0, secret=None):
     return encode_datagrams(records, incarnation=incarnation, first_sequence=first, secret=secret)
 
 
+@pytest.mark.slow
 @given(st.lists(REPORTS, max_size=12), st.sampled_from([None, SECRET]))
 def test_what_is_said_is_heard_in_datagrams_that_no_link_cuts(reports, secret):
     sent = datagrams(*reports, first=7, secret=secret)
@@ -116,7 +117,8 @@ def test_no_datagram_can_make_a_router_fail(secret):
     assert all(ledger.num_pending == 0 for ledger in ledgers(group_of=group))
 
 
-@settings(max_examples=tries(80, 300))
+@pytest.mark.slow
+@settings(max_examples=tries(40, 120))
 @given(st.binary(max_size=300), st.sampled_from([None, SECRET]))
 def test_no_bytes_behind_a_good_header_can_either(body, secret):
     header = struct.pack(">2sBBQQ", b"mr", 1, 0, 5, 5)

@@ -246,6 +246,7 @@ async def test_gateways_that_take_nothing_make_room_for_others():
         assert [number for _, _, number, _ in resets] == [streams[0].number]
 
 
+@pytest.mark.slow
 async def test_a_healthy_gateway_with_large_windows_is_not_given_all_at_once():
     """Its socket takes a few MB at a time; else it would be taken for one that is gone."""
     async with wired_up(body_bytes=10**7, takes=False) as (rig, wire, socket):
@@ -503,8 +504,9 @@ async def happen(rig, socket, event):
                 call.handler.shut_down()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), ("--pass-other-paths", "--max-endpoints", "2")])
-@settings(max_examples=tries(40, 1500), deadline=None)
+@settings(max_examples=tries(40, 300), deadline=None)
 @given(steps=STEPS, modes=MODES)
 def test_any_order_of_anything_leaves_nothing_held(flags, steps, modes):
     """Three streams, two replicas of which one comes and goes, a socket that takes or does not."""

@@ -119,6 +119,7 @@ def test_long_prompts_get_a_longer_target_for_the_first_token():
     )
 
 
+@pytest.mark.slow
 def test_a_manifest_that_needs_another_checkpoint_says_so():
     """No engine makes AWQ of 16-bit weights: applied as it is, the pod would end at its start."""
     _, text, _ = plan("Qwen/Qwen3-32B", "-a", "L4", "--precision", "awq", "--manifest")

@@ -125,6 +125,7 @@ def spoil(hub, file, fault):
     hub.faults[file] = [fault] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "fault", "words"),
     [
@@ -185,6 +186,7 @@ def test_another_hub_can_be_named(hub, monkeypatch):
     assert "--hub-endpoint" in errors
 
 
+@pytest.mark.slow
 def test_offline_what_was_read_before_serves(hub, monkeypatch):
     """A laptop in a train, a build without egress."""
     online = facts("org/tiny", "--context", "2048")

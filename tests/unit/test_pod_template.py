@@ -277,6 +277,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(VALUES, VALUES)
 def test_merging_changes_neither_side_and_ends(base, over):
     before = copy.deepcopy((base, over))
@@ -285,7 +286,7 @@ def test_merging_changes_neither_side_and_ends(base, over):
 
 
 @pytest.mark.slow
-@settings(max_examples=tries(100, 400))
+@settings(max_examples=tries(50, 150))
 @given(st.fixed_dictionaries({"spec": st.dictionaries(NAMES, VALUES), "metadata": VALUES}))
 def test_whatever_a_template_is_it_is_read_or_told(template):
     """One odd object is its owner's problem; it must not end the reading of others."""

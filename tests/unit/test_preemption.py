@@ -71,6 +71,7 @@ def test_nobody_gives_way_unless_that_is_asked():
     assert serving(cluster) == ["low-0"]
 
 
+@pytest.mark.slow
 def test_a_replica_of_lower_priority_gives_way_and_both_sides_say_so():
     """Written first, drained, ended, and the one that waits is there; nobody else got the room."""
     cluster = cluster_with(("low", MIDDLE, 1, "low"))
@@ -118,6 +119,7 @@ def test_a_class_that_may_not_or_is_not_known_takes_nobodys_place(name, words):
     assert words in refusal(step, "vip").message
 
 
+@pytest.mark.slow
 def test_nobody_gives_way_for_nothing():
     """What lower ones hold beside one of equal priority is not enough: all go on serving."""
     cluster = cluster_with(("same", MIDDLE, 1, "high"), ("low", SMALL, 1, "low"))

@@ -159,6 +159,7 @@ def pulled(pod):
     pod["status"] = {"phase": "Succeeded", "containerStatuses": [ended]}
 
 
+@pytest.mark.slow
 async def test_an_image_that_does_not_exist_costs_nobody_anything():
     """A typing error in a tag: the replica that serves has not been drained for it."""
     one = mdep("m", model="Qwen/Qwen3-8B", concurrency=20)
@@ -190,6 +191,7 @@ async def test_an_image_that_does_not_exist_costs_nobody_anything():
         assert "memroute.dev/draining" not in left["metadata"]["annotations"]
 
 
+@pytest.mark.slow
 async def test_a_replica_that_crashes_later_is_no_rollout():
     """An Event for each crash of an engine would bury those of rollouts."""
     async with operator_rig(nodes=[node(gpus=1)], mdeps=[mdep("m", replicas=2)]) as rig:

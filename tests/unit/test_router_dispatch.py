@@ -276,6 +276,7 @@ async def test_an_adapter_is_asked_for_where_it_is_loaded(rig, engine_factory):
     assert len(without.requests) == 2
 
 
+@pytest.mark.slow
 async def test_a_canary_gets_its_share_and_keeps_its_sessions(rig, engine_factory):
     stable, canary = await engine_factory(whole()), await engine_factory(whole())
     rig.add("s", stable.port, version="stable")

@@ -45,6 +45,7 @@ def by(found, label):
     return {dict(rest)[label]: value for rest, value in found.items()}
 
 
+@pytest.mark.slow
 async def test_everything_that_can_happen_has_a_zero_before_it_has_happened(rig):
     """``rate()`` of a series that is born at 1 shows no rise: the first broken stream is missed."""
     rig.pools.configure({"m": PoolSettings(namespace="shop", deployment="m")})

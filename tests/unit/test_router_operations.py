@@ -199,6 +199,7 @@ def test_values_and_labels_of_every_kind_are_written_as_prometheus_writes_them()
     assert written.encode() == wanted
 
 
+@pytest.mark.slow
 async def test_a_page_of_400_replicas_is_made_in_many_steps(rig):
     """Made at once it stops every stream for as long: 26 ms here, 100 on a busy machine."""
     for number in range(400):

@@ -220,6 +220,7 @@ def routing_of(rig, key):
     return rig.cluster.objects["modeldeployments"][key]["status"]["routing"]
 
 
+@pytest.mark.slow
 async def test_who_comes_second_is_told_by_whom_since_when_and_what_to_do():
     async with operator_rig(nodes=[node(gpus=2)], mdeps=two_teams()) as rig:
         await rig.list_and_step()
@@ -258,6 +259,7 @@ async def test_a_name_that_would_forge_lines_is_none():
         assert routing_of(rig, "default/m")["names"] == []
 
 
+@pytest.mark.slow
 async def test_two_of_a_namespace_with_one_name_are_told_each_of_the_other():
     """A manifest was copied and applied: clients got answers of two models by turns."""
     found = [mdep("m"), mdep("copy")]
@@ -278,6 +280,7 @@ async def test_two_of_a_namespace_with_one_name_are_told_each_of_the_other():
         assert len(rig.events("NameShared")) == 2
 
 
+@pytest.mark.slow
 async def test_a_grant_lets_both_serve_and_is_seen_without_a_restart():
     async with operator_rig(nodes=[node(gpus=2)], mdeps=two_teams()) as rig:
         await rig.list_and_step()
@@ -292,6 +295,7 @@ async def test_a_grant_lets_both_serve_and_is_seen_without_a_restart():
         assert routing_of(rig, "team-b/m")["names"]
 
 
+@pytest.mark.slow
 async def test_grants_that_cannot_be_read_change_nothing_and_are_told():
     """An operator that was upgraded without its new role must not take names from anybody."""
     async with operator_rig(nodes=[node(gpus=2)], mdeps=two_teams()) as rig:

@@ -26,6 +26,7 @@ def test_a_fleet_and_a_workload_make_a_table():
         assert text in result.output
 
 
+@pytest.mark.slow
 def test_of_sessions_no_rate_is_told_that_nobody_sends():
     """`230 requests over 13 s (17.7/s)` was said where 23 users sent about one a second."""
     result = CliRunner().invoke(

@@ -1,5 +1,7 @@
 """Models that sleep, with the whole operator on a stub cluster: what is written, and when."""
 
+import pytest
+
 from cluster_stub import refuse
 from memroute_operator.actions.apply import Applier
 from memroute_operator.plan import MarkSleep
@@ -46,6 +48,7 @@ def tells_of_sleep(call):
     return call.sub == "status" and "FallingAsleep" in str(body.get("status", {}).get("routing"))
 
 
+@pytest.mark.slow
 async def test_an_engine_is_told_only_once_a_status_has_told_routers():
     """They send requests to it until then, and an engine that sleeps answers none."""
     async with operator_rig(nodes=[node()], mdeps=[sleeper()], caller=NobodyCalls()) as rig:
@@ -70,6 +73,7 @@ async def test_an_engine_is_told_only_once_a_status_has_told_routers():
         assert status["routing"]["replicas"][0]["sleep"] == "FallingAsleep"
 
 
+@pytest.mark.slow
 async def test_a_mark_that_comes_through_too_late_changes_nothing():
     """Its engine was woken meanwhile: marked asleep, its bytes would be lent to others."""
     async with operator_rig(nodes=[node()], mdeps=[sleeper()], caller=NobodyCalls()) as rig:
@@ -84,6 +88,7 @@ async def test_a_mark_that_comes_through_too_late_changes_nothing():
         assert replica_of(rig).sleep_mark.state is MarkedState.WAKING
 
 
+@pytest.mark.slow
 async def test_a_model_that_sleeps_and_wakes_all_day_has_two_events_for_it():
     """Events of one object are few: its others would be pushed out."""
     async with operator_rig(nodes=[node()], mdeps=[sleeper()], caller=NobodyCalls()) as rig:

@@ -53,6 +53,7 @@ def run(hears, events=()):
     return cluster, outcomes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restarts", [False, True])
 def test_a_router_knows_what_devices_and_hosts_hold(restarts):
     """Block by block, after evictions on both; a router that came in between was replayed."""

@@ -1,5 +1,7 @@
 """Operators that look after some namespaces, beside others that have the rest."""
 
+import pytest
+
 from memroute_operator.settings import parse_settings
 from memroute_router.settings import parse_settings as parse_router
 from operator_rig import Rig, mdep, node, operator_rig
@@ -15,6 +17,7 @@ def test_namespaces_may_be_named_several_times():
     assert parse_router([]).namespace == ()
 
 
+@pytest.mark.slow
 async def test_an_operator_leaves_other_namespaces_alone_and_counts_what_they_hold():
     """Two releases on the same nodes: neither deletes the other's pods, nor books their bytes."""
     async with operator_rig(

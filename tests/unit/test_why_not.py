@@ -105,6 +105,7 @@ def wanted(asked):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(fleets(), REPLICAS)
 def test_a_node_says_yes_just_where_the_planner_places(inventory, asked):
     """A table of nodes that all say no, under a replica that is placed, would be believed."""
@@ -121,6 +122,7 @@ def test_a_node_says_yes_just_where_the_planner_places(inventory, asked):
         assert next(one for one in answers if one.node == placed.node).fits
 
 
+@pytest.mark.slow
 @given(fleets())
 def test_what_is_free_of_a_node_is_never_more_than_it_has(inventory):
     for one in uses(inventory):
@@ -150,6 +152,7 @@ def followed(inventory, replica, message):
     return None
 
 
+@pytest.mark.slow
 @given(fleets(), REPLICAS)
 def test_what_a_refusal_says_would_open_a_node_does(inventory, asked):
     """Followed word by word, and planned by the same planner."""
@@ -188,6 +191,7 @@ def test_every_change_of_the_spec_that_is_suggested_is_one_that_its_engine_takes
         assert deployment.footprint.total_bytes == one.footprint.total_bytes
 
 
+@pytest.mark.slow
 @given(fleets(), REPLICAS)
 def test_a_smaller_shape_that_is_said_to_fit_now_does(inventory, asked):
     """Word by word: each change behind "would fit now with", made alone."""
