@@ -14,6 +14,7 @@ import time
 import httpx
 import pytest
 
+from audit_log import events
 from cluster_support import (
     FAULT,
     apply,
@@ -141,28 +142,22 @@ def uids(cluster, namespace):
 def deletions(cluster, since):
     """Every call since then that deletes or evicts a pod, by the API server's own account."""
     found = []
-    with cluster.audit_log.open() as log:
-        log.seek(since)
-        for line in log:
-            event = json.loads(line)
-            reference = event.get("objectRef", {})
-            is_eviction = reference.get("subresource") == "eviction"
-            is_deletion = event["verb"] in ("delete", "deletecollection")
-            if reference.get("resource") == "pods" and (is_eviction or is_deletion):
-                found.append((event["user"]["username"], event["verb"], reference["name"]))
+    for event in events(cluster.audit_log, since=since):
+        reference = event.get("objectRef", {})
+        is_eviction = reference.get("subresource") == "eviction"
+        is_deletion = event["verb"] in ("delete", "deletecollection")
+        if reference.get("resource") == "pods" and (is_eviction or is_deletion):
+            found.append((event["user"]["username"], event["verb"], reference["name"]))
     return found
 
 
 def resyncs(cluster, since):
     """How often the operator has listed all pods since then."""
-    with cluster.audit_log.open() as log:
-        log.seek(since)
-        events = [json.loads(line) for line in log if line.endswith("\n")]
     return sum(
         event["verb"] == "list"
-        and event["objectRef"].get("resource") == "pods"
+        and event.get("objectRef", {}).get("resource") == "pods"
         and event["user"]["username"].endswith(":memroute-operator")
-        for event in events
+        for event in events(cluster.audit_log, since=since)
     )
 
 

@@ -1,8 +1,8 @@
-import json
 import subprocess
 
 import pytest
 
+from audit_log import events
 from cluster_support import apply, condition, pods_of, wait_ready
 from memroute_kube.resources import LABEL_DEPLOYMENT
 from memroute_operator.replicas.replica import ANNOTATION_STARTED_WITH
@@ -132,13 +132,10 @@ def apply_as_0_1(cluster, name, **spec):
 def status_patches(cluster, since):
     """ModelDeployment → how often its status was written since then."""
     counts = {}
-    with cluster.audit_log.open() as log:
-        log.seek(since)
-        for line in log:
-            event = json.loads(line)
-            reference = event.get("objectRef", {})
-            if event["verb"] == "patch" and reference.get("subresource") == "status":
-                counts[reference["name"]] = counts.get(reference["name"], 0) + 1
+    for event in events(cluster.audit_log, since=since):
+        reference = event.get("objectRef", {})
+        if event["verb"] == "patch" and reference.get("subresource") == "status":
+            counts[reference["name"]] = counts.get(reference["name"], 0) + 1
     return counts
 
 
@@ -213,10 +210,7 @@ def test_an_upgrade_and_a_rollback_restart_no_engine(upgraded, repository, helm,
 def calls_of(cluster, account, since):
     """(verb, resource, namespace) that an account has written, and what it was refused."""
     written, refused = set(), []
-    with cluster.audit_log.open() as log:
-        log.seek(since)
-        events = [json.loads(line) for line in log]
-    for event in events:
+    for event in events(cluster.audit_log, since=since):
         if event["user"]["username"] != f"system:serviceaccount:{account}":
             continue
         reference = event.get("objectRef", {})

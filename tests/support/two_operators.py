@@ -23,6 +23,8 @@ from pathlib import Path
 
 import yaml
 
+from audit_log import events
+
 ACCOUNT = "system:serviceaccount:memroute-system:memroute-operator"
 CREDENTIAL = "authentication.kubernetes.io/credential-id"
 WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
@@ -207,27 +209,22 @@ def num_lists(audit_log, *, since):
 
 def _calls(audit_log, verbs, since):
     found = []
-    with audit_log.open() as log:
-        log.seek(since)
-        for line in log:
-            if not line.endswith("\n"):
-                break  # it is being written
-            event = json.loads(line)
-            code = event.get("responseStatus", {}).get("code", 500)
-            if event["verb"] not in verbs or event["user"]["username"] != ACCOUNT or code >= 300:
-                continue
-            if event["stage"] != "ResponseComplete":
-                continue
-            reference = event["objectRef"]
-            found.append(
-                Call(
-                    credential=event["user"]["extra"][CREDENTIAL][0],
-                    is_lease=reference["resource"] == "leases",
-                    received=datetime.fromisoformat(event["requestReceivedTimestamp"]),
-                    answered=datetime.fromisoformat(event["stageTimestamp"]),
-                    what=f"{event['verb']} {event['requestURI']}",
-                )
+    for event in events(audit_log, since=since):
+        code = event.get("responseStatus", {}).get("code", 500)
+        if event["verb"] not in verbs or event["user"]["username"] != ACCOUNT or code >= 300:
+            continue
+        if event["stage"] != "ResponseComplete":
+            continue
+        reference = event["objectRef"]
+        found.append(
+            Call(
+                credential=event["user"]["extra"][CREDENTIAL][0],
+                is_lease=reference["resource"] == "leases",
+                received=datetime.fromisoformat(event["requestReceivedTimestamp"]),
+                answered=datetime.fromisoformat(event["stageTimestamp"]),
+                what=f"{event['verb']} {event['requestURI']}",
             )
+        )
     return sorted(found, key=lambda call: call.received)
 
 
