@@ -112,7 +112,7 @@ def _run(console: Console, front: Front, *, seconds: float, keep: bool, seed: in
         say("kubectl apply -k deploy/samples: chat, draft and large")
         for name in ("chat", "draft"):
             cluster.kubectl(
-                "wait", "--for=condition=Ready", f"mdep/{name}", "--timeout=90s", "-n", "default"
+                "wait", "--for=condition=Ready", f"mdep/{name}", "--timeout=240s", "-n", "default"
             )
         cluster.wait_for("a verdict on large", lambda: _is_refused(cluster, "large"))
         cluster.wait_for("the router to see them", lambda: _routable(operator_url, ops_url))
@@ -151,7 +151,7 @@ def _wait_ready(cluster: EmulatedCluster, component: str) -> None:
         pods = cluster.get("pods", "-n", SYSTEM, "-l", selector)
         return any(is_condition_true(pod, "Ready") for pod in pods)
 
-    cluster.wait_for(f"the {component}", is_ready, timeout_seconds=60)
+    cluster.wait_for(f"the {component}", is_ready)
 
 
 def _is_refused(cluster: EmulatedCluster, name: str) -> bool:
