@@ -63,7 +63,7 @@ class Helm:
             namespace=namespace,
         )  # fmt: skip
 
-    def run(self, *arguments, namespace=SYSTEM, waits=("--wait", "--timeout", "120s")):
+    def run(self, *arguments, namespace=SYSTEM, waits=("--wait", "--timeout", "600s")):
         command = [self._binary, *arguments, "-n", namespace, *waits]
         command += ["--kubeconfig", str(self._cluster.kubeconfig)]
         result = subprocess.run(command, check=False, capture_output=True, text=True)

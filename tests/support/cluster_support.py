@@ -27,7 +27,7 @@ def installed_cluster(fleet, helm, chart, operator_args, *, values=(), **options
     with EmulatedCluster(fleet, **options) as cluster:
         command = [helm, "install", "memroute", str(chart)]
         command += ["--namespace", "memroute-system", "--create-namespace", "--wait"]
-        command += ["--set", "router.service.enabled=false", "--timeout", "120s"]
+        command += ["--set", "router.service.enabled=false", "--timeout", "600s"]
         command += ["--set", "operator.extraArgs={" + ",".join(operator_args) + "}"]
         for value in values:
             command += ["--set", value]

@@ -36,7 +36,7 @@ FILE_NAME = re.compile(r"# ([\w-]+\.yaml)\b")
 # A scenario of thousands of requests takes minutes: what it says is read, and a part of it run.
 PART = (re.compile(r"requests: \d+"), "requests: 60")
 STOP = "set -euo pipefail\n"
-TIMEOUT_SECONDS = 120
+TIMEOUT_SECONDS = 600
 
 
 @dataclass

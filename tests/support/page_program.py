@@ -20,7 +20,7 @@ CHANGES = {
 }  # fmt: skip
 # Flags of kubectl with a value of their own, which may stand before the verb.
 WITH_VALUE = {"-n", "--namespace", "--context", "--kubeconfig"}
-WAIT_SECONDS = 60
+WAIT_SECONDS = 240
 # Enough for a table: a page's own number of requests takes up to a minute.
 NUM_REQUESTS = "60"
 
