@@ -49,7 +49,14 @@ def manifest(namespace, name, **spec):
 
 
 def apply(cluster, namespace, name, **spec):
-    cluster.server_side_apply(manifest(namespace, name, **spec))
+    cluster.server_side_apply(_without_nulls(manifest(namespace, name, **spec)))
+
+
+def _without_nulls(value):
+    """As the API server takes an object that is created; what is applied it takes by the word."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(one) for name, one in value.items() if one is not None}
+    return [_without_nulls(one) for one in value] if isinstance(value, list) else value
 
 
 def get_deployment(cluster, namespace, name):
