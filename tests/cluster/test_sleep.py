@@ -26,7 +26,7 @@ from mortal_operator import mortal_operators
 MODEL = "Qwen/Qwen3-4B"
 NAMES = ("a", "b", "c")
 # A client's patience in seconds: two other models are served before it, each for 30 s at least.
-PATIENCE_SECONDS = 240
+PATIENCE_SECONDS = 600
 
 
 @pytest.fixture
