@@ -47,13 +47,15 @@ demo: $(STAMP) ## run the whole product here, without a GPU (ARGS=--keep leaves 
 
 # Folders of what takes longer, and files of tests/unit that have a few such tests, each marked.
 SLOW := tests/programs tests/simulation $(shell grep -l 'mark\.slow' tests/unit/*.py)
+# What `check` tests. `test` gives it all of check and slow at once: to collect it takes each worker ten seconds.
+CHECKED := -m 'not slow' tests/unit
 # The types are checked beside the tests: on two cores that is as long as the two take together.
 check: $(STAMP) ## format, lint, types, import contracts, fast unit tests: a minute or so on two cores
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ." >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/lint-imports > $(VENV)/contracts.txt 2>&1 & contracts=$$!; \
 	  $(BIN)/mypy --no-error-summary > $(VENV)/types.txt 2>&1 & types=$$!; \
-	  $(BIN)/pytest -q $(PARALLEL) -m 'not slow' tests/unit $(ARGS); tests=$$?; \
+	  $(BIN)/pytest -q $(PARALLEL) $(CHECKED) $(ARGS); tests=$$?; \
 	  wait $$contracts || { cat $(VENV)/contracts.txt; exit 1; }; \
 	  wait $$types || { cat $(VENV)/types.txt; exit 1; }; exit $$tests
 
@@ -135,7 +137,7 @@ APART := $(addprefix tests/,contract/test_openapi.py contract/test_alerts.py clu
 test: export MEMROUTE_FULL_SIZES = 1
 test: $(STAMP) ## everything: check, slow, the compiled modules, then contract, cluster and end-to-end tests
 	@nice $(MAKE) --no-print-directory -j2 binaries .native-tests/.built & built=$$!; \
-	  $(MAKE) --no-print-directory check && $(MAKE) --no-print-directory slow; tests=$$?; \
+	  $(MAKE) --no-print-directory check CHECKED='tests/unit tests/programs tests/simulation'; tests=$$?; \
 	  wait $$built && exit $$tests
 	@MEMROUTE_FULL_SIZES= $(MAKE) --no-print-directory native-test
 	@$(BIN)/pytest -p no:cacheprovider --durations=10 $(APART) $(ARGS) > $(VENV)/apart.txt 2>&1 & apart=$$!; \
