@@ -300,8 +300,8 @@ class PodWorker:
             # Not awaited itself: who is cancelled now would take that for the prober's end, and
             # start the container of a deleted pod once more.
             await asyncio.wait([prober])
-        if not prober.cancelled() and (error := prober.exception()) is not None:
-            raise error
+        if not prober.cancelled() and (trouble := prober.exception()) is not None:
+            raise trouble
         self._processes.pop(spec["name"], None)
         self._release(spec["name"])
         state.is_ready = state.is_started = False
