@@ -33,6 +33,8 @@ class Load:
         self.url, self.model, self.tokens, self.ends = url, model, tokens, []
         self.num_begun = 0
         """Streams of which tokens have come."""
+        self.under_way = collections.Counter()
+        """Replica → streams of which tokens have come, and not all."""
 
     async def run(self, seconds, interval):
         """Send for so long, and wait for all answers."""
@@ -65,7 +67,9 @@ class Load:
             async for chunk in raw.parse():
                 # A chat's first chunk has a role and no content.
                 has_token = bool(chunk.choices and chunk.choices[0].delta.content)
-                self.num_begun += has_token and not got
+                if has_token and not got:
+                    self.num_begun += 1
+                    self.under_way[replica] += 1
                 got += has_token
             outcome = "served" if got == self.tokens else f"short {got}"
         except openai.APIStatusError as error:
@@ -74,6 +78,7 @@ class Load:
             outcome = "connection lost"
         except openai.APIError as error:
             outcome = "broken" if "was lost while it answered" in str(error) else repr(error)
+        self.under_way[replica] -= bool(got)
         self.ends.append((sent, outcome, replica, got))
 
     def outcomes(self):
