@@ -130,7 +130,7 @@ def test_an_operator_killed_in_the_middle_of_a_wake_or_a_sleep_converges(
         operator = start()
         for name in names:
             # So slow that whoever looks sees each state, on any machine.
-            deploy(cluster, namespace, name, args=["--simulator-time-scale=4"], afterSeconds=3600)
+            deploy(cluster, namespace, name, args=["--simulator-time-scale=2"], afterSeconds=3600)
         for name in names:
             wait_ready(cluster, namespace, name)
         killed = []
