@@ -343,3 +343,36 @@ def test_a_claim_on_any_replica_is_of_those_where_the_claimant_fits():
     ((ticket, assignment),) = made.turns(now_seconds=0.02)
     assert ticket is small
     assert assignment.choice.replica == "a"
+
+
+def test_the_first_that_is_late_after_a_long_backlog_waits_for_its_turn():
+    """One place, four clients who come again at once, for 25 s of the 30 that anybody may wait.
+
+    All are in time. Then one comes that is due now: it was refused because nobody who was late had
+    had a turn for so long; nobody had been late.
+    """
+    made = pool(replicas=1, capacity=1_000, limits=QueueLimits(max_seconds=30.0))
+    placed = [made.submit(Asking(prompt=900, deadline_seconds=60.0), now_seconds=0.0)]
+    step = 0
+    for step in range(1, 2_501):
+        now = step / 100
+        while made.num_held < 3:
+            ticket = Asking(prompt=900, deadline_seconds=60.0)
+            assert made.submit(ticket, now_seconds=now) is None
+        if step % 10 == 0:
+            end(made, placed.pop(), now)
+        for _, verdict in made.turns(now_seconds=now):
+            assert isinstance(verdict, Assignment)
+            placed.append(verdict)
+    late = Asking(prompt=900, deadline_seconds=25.0)
+    assert made.submit(late, now_seconds=25.02) is None
+    told = {}
+    for step in range(2_503, 2_600):
+        if placed and step % 10 == 0:
+            end(made, placed.pop(), step / 100)
+        for ticket, verdict in made.turns(now_seconds=step / 100):
+            told[ticket] = verdict
+            if isinstance(verdict, Assignment):
+                placed.append(verdict)
+    assert isinstance(told[late], Assignment), told[late].message
+    assert len(told) == 3

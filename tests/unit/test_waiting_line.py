@@ -40,6 +40,8 @@ def hold(line, now=0.0, is_late=False, **facts):
     line.hold(ask, work_tokens=100, now_seconds=now)
     held = next(held for held in line.waiting() if held.item is ask)
     held.is_late = is_late
+    if is_late:
+        line.overload.late_wait(is_any=True, max_seconds=10.0, now_seconds=now)
     return held
 
 
@@ -104,6 +106,39 @@ def test_the_late_are_told_once_others_alone_have_had_turns_for_half_of_the_time
     line.placed(150, now_seconds=5.0)
     assert line.hopeless(now_seconds=5.0) == [late.item]
     assert other.item not in line.hopeless(now_seconds=5.0)
+
+
+def test_a_backlog_in_which_nobody_was_late_says_nothing_of_the_first_who_is(line):
+    """Others alone had turns for nine seconds: nobody else was there. It is late for half a one."""
+    first = hold(line, deadline=100.0)
+    for second in range(1, 10):
+        line.drain.still_waits(now_seconds=float(second))
+        line.placed(150, now_seconds=float(second))
+    late = hold(line, now=9.0, is_late=True)
+    line.placed(150, now_seconds=9.5)
+    assert line.hopeless(now_seconds=9.5) == []
+    line.turn_taken(first, is_placed=True, now_seconds=14.0)
+    line.placed(150, now_seconds=14.0)
+    assert line.hopeless(now_seconds=14.0) == [late.item]
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_late_requests_that_are_refused_at_once_are_late_requests_all_the_same(refused):
+    """For a while: else the next would have to find out for itself, waiting half of its time."""
+    overload = OverloadDetector()
+    overload.late_wait(is_any=True, max_seconds=10.0, now_seconds=0.0)
+    if refused:
+        overload.in_vain(now_seconds=5.0)
+    for second in range(100):
+        overload.placed(now_seconds=second / 20)
+    overload.late_wait(is_any=False, max_seconds=10.0, now_seconds=9.9)
+    overload.late_wait(is_any=True, max_seconds=10.0, now_seconds=9.9)
+    overload.turn_taken(now_seconds=9.9)
+    facts = {"since_seconds": 0.0, "max_seconds": 10.0}
+    assert overload.is_hopeless(**facts, now_seconds=9.9) is refused
+    overload.late_wait(is_any=False, max_seconds=10.0, now_seconds=10.0)
+    overload.turn_taken(now_seconds=10.0)
+    assert not overload.is_hopeless(**facts, now_seconds=10.0)
 
 
 def test_a_turn_for_somebody_late_gives_the_others_hope(line):

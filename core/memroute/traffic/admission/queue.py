@@ -291,8 +291,9 @@ class FairQueue(Generic[T]):
         *,
         objective: OverloadObjective,
         now_seconds: float,
-    ) -> None:
-        """Say who will be late, by the pool's objective."""
+    ) -> bool:
+        """Say who will be late, by the pool's objective; returns whether anybody will."""
+        is_any_late = False
         start = now_seconds + rate.backlog_seconds
         for priority in sorted(self._bands, reverse=True):
             ordered: list[QueuedRequest[T]] = []
@@ -307,6 +308,9 @@ class FairQueue(Generic[T]):
                 now_seconds=now_seconds,
                 tenant_weights=self._tenant_weights,
             )
+            if not is_any_late:
+                is_any_late = any(held.is_late for held in ordered)
+        return is_any_late
 
     def in_order(self) -> list[QueuedRequest[T]]:
         """All requests in the order in which they would go.

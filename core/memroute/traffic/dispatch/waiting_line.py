@@ -232,6 +232,7 @@ class WaitingLine(Generic[T]):
             return False
         self._planned_at_seconds = now_seconds
         if not len(self._room):
+            self._tell_late(is_any=False, now_seconds=now_seconds)
             return True
         self.drain.still_waits(now_seconds=now_seconds)
         prompt, token, backlog, count = 0.0, 0.0, 0.0, 0
@@ -247,7 +248,7 @@ class WaitingLine(Generic[T]):
             backlog += ledger.speed.prefill_seconds(ledger.num_pending, ledger.pending_tokens)
             count += 1
         if count:
-            self._room.plan(
+            is_any = self._room.plan(
                 PrefillRate(
                     num_replicas=count,
                     prompt_seconds=prompt / count,
@@ -259,9 +260,14 @@ class WaitingLine(Generic[T]):
                 objective=objective,
                 now_seconds=now_seconds + EARLY_SECONDS,
             )
+            self._tell_late(is_any=is_any, now_seconds=now_seconds)
         return True
 
     # Inside.
+
+    def _tell_late(self, *, is_any: bool, now_seconds: float) -> None:
+        limit = self.limits.max_seconds
+        self.overload.late_wait(is_any=is_any, max_seconds=limit, now_seconds=now_seconds)
 
     def _queue(self, what: str) -> FairQueue[Ask[T]]:
         queue = self._queues.get(what)
