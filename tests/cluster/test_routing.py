@@ -130,7 +130,9 @@ def test_a_replica_that_drains_finishes_what_it_has(cluster, namespace, router_u
 
     async def scenario():
         is_over = asyncio.Event()
-        sending = asyncio.create_task(load.run_until(is_over.is_set, 0.1))
+        # So long that both have some: one alone would have all that are short.
+        load.tokens = LONG_TOKENS
+        sending = asyncio.create_task(load.run_until(is_over.is_set, 0.2))
         await begun_by(load, namespace, names)
         await asyncio.to_thread(scale_down)
         is_over.set()
