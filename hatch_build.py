@@ -50,8 +50,9 @@ MODULES = (
         "lifecycle/proxy", "lifecycle/refusal", "lifecycle/reporting", "lifecycle/seeking",
         "lifecycle/usage", "log/journal", "log/log_lines", "metrics/exported", "metrics/families",
         "metrics/pools", "metrics/process", "metrics/replicas", "metrics/statistics",
-        "pages/exposition", "replicas/pools", "replicas/scrape", "services", "surface",
-        "tracing/context", "tracing/trace",
+        "pages/exposition", "replicas/pool", "replicas/pool_settings", "replicas/pools",
+        "replicas/replica", "replicas/scrape", "services", "surface", "tracing/context",
+        "tracing/trace",
     )),
     *(f"memroute_picker/{name}.py" for name in (
         "grpc/call", "grpc/connection", "grpc/frames", "grpc/hpack", "grpc/huffman", "health",

@@ -47,7 +47,9 @@ from memroute_router.peer_addresses import parse_peer
 from memroute_router.peers import PeerLink, PeerNames, follow_pods, read_secret
 from memroute_router.prompts.kv_events import KVEventFollower
 from memroute_router.prompts.tokenizer import Tokenizers
-from memroute_router.replicas.pools import CommonSettings, Pools, Replica
+from memroute_router.replicas.pool_settings import CommonSettings
+from memroute_router.replicas.pools import Pools
+from memroute_router.replicas.replica import Replica
 from memroute_router.replicas.scrape import Scraper
 from memroute_router.services import LifecycleLimits, Services
 from memroute_router.settings import RouterSettings

@@ -24,7 +24,8 @@ from memroute_picker.pools.objectives import Objectives
 from memroute_picker.pools.objects import PoolFacts, read_pool
 from memroute_picker.pools.pods import PoolPods
 from memroute_router.app import Membership
-from memroute_router.replicas.pools import Pools, Replica
+from memroute_router.replicas.pools import Pools
+from memroute_router.replicas.replica import Replica
 
 LOGGER = logging.getLogger(__name__)
 

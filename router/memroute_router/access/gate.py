@@ -28,7 +28,7 @@ from memroute_router.http.errors import ANTHROPIC_PATH
 from memroute_router.http.faults import OnFault
 from memroute_router.lifecycle.refusal import Refusal
 from memroute_router.lifecycle.usage import Usage
-from memroute_router.replicas.pools import Pool
+from memroute_router.replicas.pool import Pool
 
 # Quantile of the answers' lengths that a tenant's minute is charged with until they have ended.
 RESERVED_QUANTILE: Final = 0.95

@@ -9,7 +9,7 @@ from memroute_router.access.usage_asked import edit
 from memroute_router.http.exchange import Exchange
 from memroute_router.lifecycle.attempt import Attempt
 from memroute_router.lifecycle.refusal import Refusal
-from memroute_router.replicas.pools import Pool
+from memroute_router.replicas.pool import Pool
 
 
 class Allowance:

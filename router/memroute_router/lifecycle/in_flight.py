@@ -44,7 +44,7 @@ from memroute_router.lifecycle.refusal import (
 )
 from memroute_router.lifecycle.reporting import end_trace, learn_prompt, report
 from memroute_router.metrics.statistics import PoolStatistics
-from memroute_router.replicas.pools import Pool
+from memroute_router.replicas.pool import Pool
 from memroute_router.services import Services
 from memroute_router.surface import Route
 

@@ -36,7 +36,6 @@ from collections.abc import Callable
 
 from memroute.traffic.dispatch import Lease
 from memroute_router.access.rules import Grant
-from memroute_router.http.exchange import Exchange
 from memroute_router.lifecycle.attempt import Attempt
 from memroute_router.lifecycle.failure import Failure, FailureCause
 from memroute_router.lifecycle.forwarded import ForwardedAttempt
@@ -47,7 +46,8 @@ from memroute_router.lifecycle.outcomes import Outcome
 from memroute_router.lifecycle.phases import Happening, Phase, after
 from memroute_router.lifecycle.refusal import EXHAUSTED, Refusal
 from memroute_router.lifecycle.seeking import SeekingRequest
-from memroute_router.replicas.pools import Pool, Replica
+from memroute_router.replicas.pool import Pool
+from memroute_router.replicas.replica import Replica
 
 LOGGER = logging.getLogger(__name__)
 

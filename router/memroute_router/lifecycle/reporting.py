@@ -3,7 +3,7 @@
 from memroute.traffic.lengths import PromptParts
 from memroute.traffic.request import RequestProfile
 from memroute_router.log.journal import Record
-from memroute_router.replicas.pools import Pool
+from memroute_router.replicas.pool import Pool
 from memroute_router.services import Services
 from memroute_router.tracing.trace import Trace
 

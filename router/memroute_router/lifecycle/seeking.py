@@ -21,7 +21,8 @@ from memroute_router.lifecycle.in_flight import InFlightRequest
 from memroute_router.lifecycle.isolation import Case
 from memroute_router.lifecycle.phases import Happening, Phase, after
 from memroute_router.lifecycle.refusal import TOO_MANY_APART, rejected
-from memroute_router.replicas.pools import Pool, Replica
+from memroute_router.replicas.pool import Pool
+from memroute_router.replicas.replica import Replica
 
 
 class SeekingRequest(InFlightRequest):

@@ -26,7 +26,8 @@ from memroute_router.http.faults import OnFault, log_fault
 from memroute_router.prompts.block_events import apply_events, forget_rank, unpacked
 from memroute_router.prompts.event_sources import EventSource, read_sources
 from memroute_router.replicas.engine_page import fetch
-from memroute_router.replicas.pools import Pools, Replica
+from memroute_router.replicas.pools import Pools
+from memroute_router.replicas.replica import Replica
 
 LOGGER = logging.getLogger(__name__)
 SOURCES_TARGET = b"/kv_event_sources"

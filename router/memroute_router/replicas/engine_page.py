@@ -5,7 +5,7 @@ import asyncio
 from memroute_router.http.client import EngineConnection, LossCause
 from memroute_router.http.deadlines import monotonic
 from memroute_router.http.engine_pool import EnginePool
-from memroute_router.replicas.pools import Replica
+from memroute_router.replicas.replica import Replica
 
 OK = 200
 # Until something of it has come. Unit: seconds. Source: chosen by hand.
