@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from memroute.traffic.dispatch.membership import could_hold, has_loaded
 from memroute.traffic.request import RequestProfile
 from memroute.traffic.routing.cost import wait_seconds
-from memroute_router.replicas.pools import Pool, Replica
+from memroute_router.replicas.pool import Pool
+from memroute_router.replicas.replica import Replica
 
 
 def named(replicas: Iterable[Replica], endpoints: list[bytes]) -> list[Replica]:

@@ -12,7 +12,8 @@ from memroute_router.lifecycle.lifecycle import Lifecycle
 from memroute_router.lifecycle.outcomes import Outcome
 from memroute_router.lifecycle.phases import Happening
 from memroute_router.lifecycle.refusal import Refusal
-from memroute_router.replicas.pools import Pool, Replica
+from memroute_router.replicas.pool import Pool
+from memroute_router.replicas.replica import Replica
 from memroute_router.services import Services
 from memroute_router.surface import Route
 
