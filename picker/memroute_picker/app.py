@@ -47,6 +47,7 @@ class Picker(Router):
         self.book = PoolBook()
         self.objectives = Objectives(settings.objective)
         super().__init__(settings.router, rng, model_field=MODEL_FIELD)
+        self.pools.peers.is_picker = True
         self.metrics.registry.register(PickerCollector(self.side.counts, self.grpc))
 
     def _front(

@@ -108,7 +108,7 @@ class Router:
         if settings.keys is not None:
             self.gate = Gate(
                 Path(settings.keys),
-                num_routers=lambda: 1 + self.pools.peers.others.num,
+                num_routers=lambda: 1 + self.pools.peers.num_alike,
                 weights=self.pools.tenant_weights,
                 call_soon=loop.call_soon,
                 on_fault=self.on_fault,

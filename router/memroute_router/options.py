@@ -106,7 +106,7 @@ def settings_parser(
     _add_access(OptionGroup(parser, "who may ask", without))
     _add_admission(OptionGroup(parser, "admission", without))
     _add_limits(OptionGroup(parser, "limits", without))
-    _add_peers(OptionGroup(parser, "other routers of the same replicas", without))
+    _add_peers(OptionGroup(parser, "other routers and pickers of the same replicas", without))
     parser.add_argument(
         "--access-log",
         type=AccessLog,
@@ -306,13 +306,13 @@ def _add_peers(group: OptionGroup) -> None:
         action="append",
         default=[],
         metavar="HOST[:PORT]",
-        help="another router, once for each; a name with several addresses is all of them, and "
-        "this router's own is left out",
+        help="another router or picker, once for each; a name with several addresses is all of "
+        "them, and this one's own is left out",
     )
     group.add_argument(
         "--peer-selector",
         metavar="LABELS",
-        help="label selector of the routers' pods: they are found at the API server",
+        help="label selector of the pods of routers and pickers: they are found at the API server",
     )
     group.add_argument(
         "--peer-namespace", metavar="NAME", help="where those pods are (default: everywhere)"
@@ -321,7 +321,7 @@ def _add_peers(group: OptionGroup) -> None:
         "--peer-port",
         type=port,
         default=DEFAULT_PEER_PORT,
-        help="UDP port on which routers hear each other",
+        help="UDP port on which they hear each other",
     )
     group.add_argument(
         "--peer-secret-file",
