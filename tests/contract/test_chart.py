@@ -34,6 +34,7 @@ def test_the_chart_lints(repository, helm):
         (["high-availability"], SEVERAL),
         (["monitoring"], ("--set", "monitoring.podMonitors.enabled=true")),
         (["endpoint-picker"], ("--set", "picker.enabled=true")),
+        (["endpoint-picker", "high-availability"], (*SEVERAL, "--set", "picker.enabled=true")),
         (["high-availability", "namespaced"], (*SEVERAL, *SCOPE)),
     ],
     ids=[
@@ -42,6 +43,7 @@ def test_the_chart_lints(repository, helm):
         "high availability",
         "monitoring",
         "picker",
+        "picker and high availability",
         "namespaced",
     ],
 )

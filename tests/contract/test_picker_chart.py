@@ -112,7 +112,7 @@ def test_several_pickers_tell_each_other_and_are_not_drained_together(repository
     assert ("PodDisruptionBudget", "memroute-picker", "memroute-system") not in one
     several = chart(helm, repository, *ON, "--set", "picker.replicas=2,router.enabled=false")
     peers = flags(pod_of(several, "picker")[1]["args"])["--peer-selector"]
-    assert "app.kubernetes.io/component=picker" in peers[0]
+    assert "app.kubernetes.io/component in (picker,router)" in peers[0]
     assert ("PodDisruptionBudget", "memroute-picker", "memroute-system") in several
 
 
@@ -156,7 +156,8 @@ def test_routers_and_pickers_that_cannot_hear_each_other_look_for_none(repositor
             assert "--peer-selector" not in args
             continue
         (selector,) = flags(args)["--peer-selector"]
-        assert f"app.kubernetes.io/component={component}" in selector
+        alone = "in (picker,router)" if apart == "router.enabled=false" else f"={component}"
+        assert f"app.kubernetes.io/component{'' if alone[0] == '=' else ' '}{alone}" in selector
 
 
 def test_services_have_one_port_and_say_how_it_is_spoken_to(repository, helm):

@@ -127,12 +127,13 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 {{- ternary $isNeeded $enabled (kindIs "invalid" $enabled) -}}
 {{- end }}
 
-{{/* By which labels they are found. */}}
+{{/* By which labels they are found: both kinds, also where there is one alone, unless they cannot hear each other. */}}
 {{- define "memroute.peerSelector" -}}
-{{- if eq (include "memroute.peersAreOne" .root) "true" -}}
-{{- include "memroute.selectorText" . | replace (printf "component=%s" .component) "component in (picker,router)" -}}
-{{- else -}}
+{{- $areBoth := and .root.Values.router.enabled .root.Values.picker.enabled -}}
+{{- if and $areBoth (ne (include "memroute.peersAreOne" .root) "true") -}}
 {{- include "memroute.selectorText" . -}}
+{{- else -}}
+{{- include "memroute.selectorText" . | replace (printf "component=%s" .component) "component in (picker,router)" -}}
 {{- end -}}
 {{- end }}
 
