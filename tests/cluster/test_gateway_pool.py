@@ -9,6 +9,7 @@ import asyncio
 import gzip
 import json
 
+import httpx
 import pytest
 import yaml
 
@@ -424,6 +425,31 @@ def test_the_picker_decides_for_a_modeldeployment_and_for_engines_of_somebody_el
     cluster.kubectl("delete", POOLS, "own", "-n", namespace)
     cluster.wait_for("the pool to be nobody's", lambda: decided(own, "theirs").status == 404)
     cluster.kubectl("delete", "pod", "own-0", "own-1", "-n", namespace, "--grace-period=1")
+
+
+def metric(cluster, program, name):
+    """Of its page; None while it cannot be asked."""
+    try:
+        page = httpx.get(
+            f"http://{program_address(cluster, program)}:8002/metrics", trust_env=False
+        )
+    except httpx.HTTPError:
+        return None
+    lines = page.text.splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
+
+
+@pytest.mark.usefixtures("pools")
+def test_router_and_picker_of_an_installation_hear_each_other(cluster, namespace):
+    """They find each other by their labels; what follows is ``unit/test_picker_and_router.py``."""
+    serve(cluster, namespace)
+    wait_written(cluster, namespace)
+    for program in ("router", "picker"):
+        cluster.wait_for(
+            f"the {program} to hear the other",
+            lambda program=program: metric(cluster, program, "memroute_router_peers_heard") == 1,
+        )
+        assert metric(cluster, program, "memroute_router_peers") == 1
 
 
 PAGE = "docs/how-to/behind-a-gateway-picker.md"
