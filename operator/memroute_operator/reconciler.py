@@ -156,6 +156,7 @@ class Reconciler:
                 on_change=store.mark_dirty,
                 on_bug=on_bug,
                 on_woken=metrics.on_woken,
+                rng=rng,
             )
         self.gateway = GatewayKeeper(
             client=client, lanes=self._lanes, metrics=metrics, pods=store.pods,

@@ -40,6 +40,8 @@ class Delete:
     """Not if it has changed since: its owner may have been taken off it, to leave it behind."""
     avoid_node: bool = False
     """Whether the node has refused it: the next one is placed elsewhere for a while."""
+    has_failed: bool = False
+    """Whether its engine has, though the pod has not: the next one waits, each time longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,8 @@ An evicted pod (a full disk), one that kubelet or a device plugin did not admit
 (``UnexpectedAdmissionError``, ``OutOfnvidia.com/gpu``, ``NodeAffinity``) or one that
 kube-scheduler had no room for is replaced, but neither at once nor in the same place: what made
 it end is still there. The wait before the next try and the time for which the node is avoided
-grow with each failure. Owns both.
+grow with each failure. Owns both. One that was given up because its engine does not do what it is
+told (``Delete.has_failed``) waits as long, and may come back to its node, which has its weights.
 """
 
 import random
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 
 from memroute_operator.actions.backoff import Backoff, Failure, Key
 from memroute_operator.plan import Delete, EndFetch
+from memroute_operator.replicas.replica import Replica
 
 # Before a failed replica is made again: kubelet needs some 10 s to free a full disk.
 FIRST_WAIT_SECONDS = 10.0
@@ -43,15 +45,15 @@ class FailedPods:
     def on_deleted(self, action: Delete, *, now_seconds: float) -> Failure | None:
         """A replica's pod was deleted; the failure to tell, if it had failed."""
         replica = action.replica
+        if action.has_failed:
+            return self._failed(replica, action.why, now_seconds)
         if not action.avoid_node and not replica.is_terminal:
             return None
         said = replica.scheduler_message or ""
         self._note(self._nodes, (replica.deployment, replica.node), said, now_seconds)
         if not (replica.is_terminal or replica.is_out_of_disk):
             return None  # kube-scheduler's refusal: elsewhere at once
-        why = replica.failure or "its containers have ended"
-        message = f"{replica.pod_name} failed on node {replica.node}: {why}"
-        return self._note(self._replicas, replica.slot, message, now_seconds)
+        return self._failed(replica, replica.failure or "its containers have ended", now_seconds)
 
     def on_fetch_ended(self, action: EndFetch, *, now_seconds: float) -> None:
         """A pod that went ahead was deleted: its node is avoided where it could not do it."""
@@ -91,6 +93,10 @@ class FailedPods:
         """Drop what has not failed again for long."""
         self._replicas.forget_old(now_seconds)
         self._nodes.forget_old(now_seconds)
+
+    def _failed(self, replica: Replica, why: str, now_seconds: float) -> Failure:
+        message = f"{replica.pod_name} failed on node {replica.node}: {why}"
+        return self._note(self._replicas, replica.slot, message, now_seconds)
 
     def _note(self, backoff: Backoff[Key], key: Key, message: str, now_seconds: float) -> Failure:
         return backoff.failed(
