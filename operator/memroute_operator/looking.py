@@ -62,5 +62,6 @@ class Looking:
             sights={} if self.sleep is None else dict(self.sleep.sights),
             sleep_refusals={} if self.sleep is None else self.sleep.refusals(),
             told_seconds={} if self.sleep is None else self.sleep.told_seconds(),
+            stood_aside=self.failed_pods.stood_aside(),
             waking=self.hands.waking(),
         )

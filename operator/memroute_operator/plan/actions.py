@@ -42,6 +42,8 @@ class Delete:
     """Whether the node has refused it: the next one is placed elsewhere for a while."""
     has_failed: bool = False
     """Whether its engine has, though the pod has not: the next one waits, each time longer."""
+    room_for: str | None = None
+    """``namespace/name`` of the ModelDeployment whose sleeper gets its room back by that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,5 +261,8 @@ class PlanContext:
     """Engines that have not fallen asleep of late, by the uid of their pod → why."""
     told_seconds: Mapping[str, float] = field(default_factory=dict)
     """Pods that fall asleep, by uid → for how long their status has told routers so."""
+    stood_aside: Mapping[str, str] = field(default_factory=dict)
+    """Slots (``namespace/name#index``) whose replica did not start, and was ended for a sleeper
+    that had lent it its room → the ModelDeployment of that one."""
     weights: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Nodes that have weights, by ``Deployment.weights_key``."""

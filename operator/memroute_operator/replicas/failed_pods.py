@@ -42,9 +42,14 @@ class FailedPods:
         )
     )
 
+    _aside: dict[str, str] = field(default_factory=dict)
+    """Slots whose replica was ended for a sleeper → the ModelDeployment of that one."""
+
     def on_deleted(self, action: Delete, *, now_seconds: float) -> Failure | None:
         """A replica's pod was deleted; the failure to tell, if it had failed."""
         replica = action.replica
+        if action.room_for is not None:
+            self._aside[replica.slot] = action.room_for
         if action.has_failed:
             return self._failed(replica, action.why, now_seconds)
         if not action.avoid_node and not replica.is_terminal:
@@ -74,6 +79,13 @@ class FailedPods:
             for (key, node), failure in self._nodes.all_waiting(now_seconds)
             if key == deployment and failure.message
         }
+
+    def stood_aside(self) -> dict[str, str]:
+        """Slots whose replica did not start in lent room, of late → whose room that was."""
+        self._aside = {
+            slot: key for slot, key in self._aside.items() if self._replicas.last(slot) is not None
+        }
+        return dict(self._aside)
 
     def held_back(self, now_seconds: float) -> frozenset[str]:
         """Slots (``namespace/name#index``) whose replicas are not made again yet."""
