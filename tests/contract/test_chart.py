@@ -16,6 +16,8 @@ from memroute_router.settings import parse_settings as parse_router
 SEVERAL = ("--set", "operator.replicas=2,router.replicas=2")
 SCOPE = ("--set", "scope.namespaces={models}")
 POLICIES = ("--set", "networkPolicy.enabled=true")
+PICKER = ("--set", "picker.enabled=true")
+GUARDED_PICKER = ["network-policies", "endpoint-picker", "endpoint-picker-policies"]
 
 
 def test_the_chart_lints(repository, helm):
@@ -33,7 +35,8 @@ def test_the_chart_lints(repository, helm):
         (["network-policies"], POLICIES),
         (["high-availability"], SEVERAL),
         (["monitoring"], ("--set", "monitoring.podMonitors.enabled=true")),
-        (["endpoint-picker"], ("--set", "picker.enabled=true")),
+        (["endpoint-picker"], PICKER),
+        (GUARDED_PICKER, (*PICKER, *POLICIES)),
         (["high-availability", "namespaced"], (*SEVERAL, *SCOPE)),
     ],
     ids=[
@@ -42,6 +45,7 @@ def test_the_chart_lints(repository, helm):
         "high availability",
         "monitoring",
         "picker",
+        "picker with network policies",
         "namespaced",
     ],
 )
@@ -80,6 +84,26 @@ def test_the_overlays_are_the_base_and_their_component(repository, tmp_path):
                 "app.kubernetes.io/instance": "memroute",
             }.items()
         )
+
+
+def test_the_pickers_policy_names_gateways_where_its_comment_says(repository, tmp_path):
+    """The operations port and what pickers tell each other stay as they are."""
+    folder = overlay(repository, tmp_path, GUARDED_PICKER)
+    file = folder / "kustomization.yaml"
+    gateways = {"namespaceSelector": {"matchLabels": {"team": "gateways"}}}
+    change = [{"op": "add", "path": "/spec/ingress/0/from", "value": [gateways]}]
+    patch = {
+        "target": {"kind": "NetworkPolicy", "name": "memroute-picker"}, "patch": json.dumps(change),
+    }  # fmt: skip
+    file.write_text(file.read_text() + "\npatches: " + json.dumps([patch]) + "\n")
+    objects = kustomized(folder)
+    of_picker = [call for call in CALLS if call[3] == "picker"]
+    assert len(of_picker) == 4
+    for what, *call in of_picker:
+        assert is_let_in(objects, *call), what
+    for what, *call in OTHERS:
+        if call[2] == "picker":
+            assert not is_let_in(objects, *call), what
 
 
 @pytest.fixture(scope="module")
