@@ -218,6 +218,7 @@ class Reconciler:
             pod_events=self.pod_events,
             leases=self.leases,
             clock=clock,
+            gateway=self.gateway,
             sleep=self.sleep,
         )
         self._is_any_node_waited_for = False

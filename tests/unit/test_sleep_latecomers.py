@@ -97,7 +97,7 @@ def test_one_of_higher_priority_or_that_is_paused_is_not_ended(spared):
 
 
 def test_nobody_is_ended_where_that_is_not_enough():
-    """``n`` (23.6 GiB) is busy there: without ``x`` (23.6) there would still be 5.0 GiB too few."""
+    """``n`` (23.6 GiB) is busy there: without ``x`` (23.6) some 6 GiB would still be lacking."""
     n, x = sleeper("n", concurrency=4), newcomer(concurrency=4)
     m = sleeper("m", concurrency=38)
     busy = replace(WAITS, in_flight={"default/n-0": 1})
@@ -108,7 +108,7 @@ def test_nobody_is_ended_where_that_is_not_enough():
 
 
 def test_who_serves_nobody_goes_before_who_is_idle_and_until_it_has_gone_nobody_sleeps_for_it():
-    """Without ``x`` (32.6 GiB) there is room for ``m`` (52.8) beside ``n`` (23.6), which is idle."""
+    """Without ``x`` (32.6 GiB) ``m`` (52.8) has room beside ``n`` (23.6), which is idle."""
     n, x = sleeper("n", concurrency=4), newcomer(concurrency=12)
     recent = replace(WAITS, asked_seconds={"default/n": 5.0})
     found = step(x, LATE, recent, others=[n], pods=[pod(n)])

@@ -261,6 +261,8 @@ class PlanContext:
     """Engines that have not fallen asleep of late, by the uid of their pod → why."""
     told_seconds: Mapping[str, float] = field(default_factory=dict)
     """Pods that fall asleep, by uid → for how long their status has told routers so."""
+    picker_away_seconds: float | None = None
+    """For how long no endpoint picker has been ready; None while one is, or none is asked for."""
     stood_aside: Mapping[str, str] = field(default_factory=dict)
     """Slots (``namespace/name#index``) whose replica did not start, and was ended for a sleeper
     that had lent it its room → the ModelDeployment of that one."""

@@ -7,7 +7,7 @@ from memroute_operator.plan.actions import PlanContext
 from memroute_operator.readings.demand import Demand
 from memroute_operator.replicas.replica import Replica
 from memroute_operator.sleeping.latecomers import why_late
-from memroute_operator.sleeping.models import Model
+from memroute_operator.sleeping.models import UNWATCHED, Model
 from memroute_operator.sleeping.room import Candidate, Late
 
 
@@ -119,6 +119,7 @@ class Beside:
         demand = self._demand
         reasons = (
             (demand is None, "may be busy: a router does not answer"),
+            (other.unwatched_seconds is not None, f"may be busy: {UNWATCHED}"),
             (demand is not None and other.is_busy(demand), "is busy there"),
             (other.mode is None or other.deployment.paused, "is not to sleep"),
             (other.priority > priority, "has a higher priority"),

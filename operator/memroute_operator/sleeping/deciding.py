@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from memroute.placement import Device, Solver
 from memroute_kube.sleeping import SleepState
 from memroute_operator.engines.sleep_mode import sleep_mode_of
+from memroute_operator.gateway.deciding import FAIL_OPEN, failure_mode
 from memroute_operator.gather import Facts
 from memroute_operator.plan.actions import Delete, MarkSleep, PlanContext, Step
 from memroute_operator.plan.draining import DRAIN_NOTICE_SECONDS
@@ -26,7 +27,7 @@ from memroute_operator.plan.wishes import Missing
 from memroute_operator.replicas.replica import Replica
 from memroute_operator.sleeping.beside import Beside
 from memroute_operator.sleeping.mark import MarkedState
-from memroute_operator.sleeping.models import Model
+from memroute_operator.sleeping.models import UNWATCHED, UNWATCHED_SECONDS, Model
 from memroute_operator.sleeping.newcomers import room_for_newcomer
 from memroute_operator.sleeping.room import Late, Room, find_room, grows, shortage_of
 from memroute_operator.sleeping.sight import EngineSight
@@ -101,6 +102,7 @@ class Sleeps:
                     self._trouble(model, f"{replica.pod_name} is kept awake: {why}")
                 if replica.sleep_mark is not None and replica.may_sleep:
                     self._settle(model, replica)
+        self._await_pickers()
         self._keep_for_newcomers()
         for model in self._by_need():
             self._wake(model)
@@ -111,11 +113,13 @@ class Sleeps:
 
     def _model(self, deployment: Deployment, replicas: Sequence[Replica]) -> Model:
         known = priority_of(deployment, self._context)
+        fails_open = failure_mode(deployment) == FAIL_OPEN
         return Model(
             deployment=deployment,
             replicas=replicas,
             mode=sleep_mode_of(deployment),
             priority=0 if known is None else known.value,
+            unwatched_seconds=self._context.picker_away_seconds if fails_open else None,
         )
 
     # What is under way.
@@ -176,6 +180,8 @@ class Sleeps:
             return "a router does not answer, or does not count arrivals"
         if seconds >= SILENT_SECONDS:
             return "it did not fall asleep in time"
+        if model.unwatched_seconds is not None:
+            return UNWATCHED
         is_recent = seconds - demand.read_seconds >= DRAIN_NOTICE_SECONDS
         if is_recent and demand.in_flight.get(replica.key, 0):
             return "a request is at it"
@@ -215,6 +221,13 @@ class Sleeps:
                 self._kept.update(grows(one))
                 self._due(TIMER_SECONDS)
 
+    def _await_pickers(self) -> None:
+        """Look again when those are to be woken whose gateways do without a picker."""
+        for model in self._models.values():
+            seconds = model.unwatched_seconds
+            if seconds is not None and seconds < UNWATCHED_SECONDS and model.asleep:
+                self._due(max(TIMER_SECONDS, UNWATCHED_SECONDS - seconds))
+
     # Who wakes.
 
     def _by_need(self) -> list[Model]:
@@ -243,7 +256,8 @@ class Sleeps:
                 return
             room = self._room_for(model, replica)
             if room.is_there:
-                self._rouse(replica, "it is asked for")
+                is_watched = model.unwatched_seconds is None
+                self._rouse(replica, "it is asked for" if is_watched else UNWATCHED)
                 continue
             self._due(TIMER_SECONDS)
             self._waits(model, room.waits or "waits for room")
