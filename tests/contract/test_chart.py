@@ -88,15 +88,12 @@ def test_the_overlays_are_the_base_and_their_component(repository, tmp_path):
 
 def test_the_pickers_policy_names_gateways_where_its_comment_says(repository, tmp_path):
     """The operations port and what pickers tell each other stay as they are."""
-    folder = overlay(repository, tmp_path, GUARDED_PICKER)
-    file = folder / "kustomization.yaml"
     gateways = {"namespaceSelector": {"matchLabels": {"team": "gateways"}}}
     change = [{"op": "add", "path": "/spec/ingress/0/from", "value": [gateways]}]
     patch = {
         "target": {"kind": "NetworkPolicy", "name": "memroute-picker"}, "patch": json.dumps(change),
     }  # fmt: skip
-    file.write_text(file.read_text() + "\npatches: " + json.dumps([patch]) + "\n")
-    objects = kustomized(folder)
+    objects = kustomized(overlay(repository, tmp_path, GUARDED_PICKER, [patch]))
     of_picker = [call for call in CALLS if call[3] == "picker"]
     assert len(of_picker) == 4
     for what, *call in of_picker:
