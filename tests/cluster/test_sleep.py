@@ -194,7 +194,7 @@ def test_an_engine_that_does_not_wake_is_told_of_and_replaced(cluster, namespace
 
         told = cluster.wait_for("the failure to be told", is_told, timeout_seconds=60)
         assert "does not wake (/wake_up) (HTTP 500): the fault is_wake_failing is on" in told
-        assert "of 5: then it is replaced" in told
+        assert "and after 5 it is replaced" in told
         assert asked.result()
     (after,) = pods_of(cluster, namespace)
     assert after["metadata"]["uid"] != before["metadata"]["uid"]

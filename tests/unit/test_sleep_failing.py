@@ -73,7 +73,7 @@ async def test_a_wake_that_fails_is_tried_less_and_less_often_and_each_failure_i
             assert (engine.num_told, sight.num_failed, len(changes)) == (number, number, number)
             assert sight.trouble == (
                 "the engine does not wake (/wake_up) (HTTP 500): no memory; tried again in "
-                f"{wait} s (try {number} of {MAX_FAILED_WAKES}: then it is replaced)"
+                f"{wait} s; failed {number} time(s), and after {MAX_FAILED_WAKES} it is replaced"
             )
             now[0] += wait - 0.5
             keeper.want([replica], ())

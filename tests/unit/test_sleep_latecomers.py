@@ -13,6 +13,7 @@ from memroute_operator.replicas.failed_pods import FailedPods
 from memroute_operator.replicas.replica import Seen
 from memroute_operator.rules.priorities import Priority, PriorityClasses
 from memroute_operator.sleeping.mark import MarkedState
+from memroute_operator.status.conditions import NO_TROUBLES, placed
 from planned_objects import context, facts, pod_of
 from sleep_steps import LONG, QUIET, marks, pod
 from sleeping_world import sleeper
@@ -132,6 +133,13 @@ def test_its_successor_does_not_take_the_room_before_the_owner_has_woken():
     found = plan_step(asleep, context(demand=WAITS, stood_aside=ASIDE))
     assert [type(one) for one in found.actions] == [MarkSleep]
     assert marks(found) == {("m", "Waking")}
+    outcome = found.outcomes["default/x"]
+    status, _, message = placed(x, [], outcome, NO_TROUBLES)
+    assert status == "Unknown"
+    assert message == (
+        "0 of 1 replica(s) placed; the next once default/m has woken, whose room the one before "
+        "it had, and did not start"
+    )
     idle = plan_step(asleep, context(demand=QUIET, stood_aside=ASIDE))
     assert [type(one) for one in idle.actions] == [Create], "its owner does not need it"
 

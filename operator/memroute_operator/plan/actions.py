@@ -199,6 +199,9 @@ class Outcome:
     it shares none."""
     sleep_waits: str | None = None
     """What a replica that is to wake waits for, as a sentence without its subject."""
+    stands_aside_for: str | None = None
+    """``namespace/name`` of the ModelDeployment that has to wake before a replica is made again: it
+    had lent its room to one that did not start."""
     sleep_trouble: str | None = None
     """What is in the way of an engine's sleep or wake, as a sentence."""
     overbooked: list[Overbooked] = field(default_factory=list)

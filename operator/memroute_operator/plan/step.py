@@ -309,7 +309,10 @@ class _Planning:
             )
             for one in missing:
                 self._slots[deployment.key].add(one.wanted.key.index)
-                if aside.get(one.slot) not in owners:
+                owner = aside.get(one.slot)
+                if owner is not None and owner in owners:
+                    self._step.outcomes[deployment.key].stands_aside_for = owner
+                else:
                     wishes.add(one)
         return wishes
 

@@ -208,7 +208,10 @@ class SleepKeeper:
         pause = failure.due_seconds - now
         if is_bug or target.state is not SleepState.WAKING:
             return sight, pause
-        told = f"{failure.told} (try {failure.count} of {MAX_FAILED_WAKES}: then it is replaced)"
+        told = (
+            f"{failure.told}; failed {failure.count} time(s), and after {MAX_FAILED_WAKES} it is "
+            "replaced"
+        )
         return replace(sight, trouble=told, why=failure.message, num_failed=failure.count), pause
 
     async def _keep(self, target: Target) -> EngineSight:
