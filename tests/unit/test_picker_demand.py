@@ -3,6 +3,8 @@
 Two ModelDeployments of one served name are in one pool of the picker, by the settings of the older.
 """
 
+from dataclasses import replace
+
 from cluster_stub import cluster_stub
 from gateway_rig import Gateway, Stream
 from memroute_operator.readings.router_metrics import RouterMetrics as Readings
@@ -42,6 +44,23 @@ async def test_who_names_no_pool_asks_for_the_one_that_decides():
         async with Gateway(rig.port) as gateway:
             await Stream(gateway).routed(body(model="chat"))
         assert read(rig.pools)[0] == {BLUE: 1, GREEN: 0}
+
+
+async def test_a_modeldeployment_without_replicas_is_asked_for_by_its_pool_alone():
+    """An autoscaler sees that blue is wanted, and that green is what green's pool was asked for."""
+    async with cluster_stub() as (cluster, client), asleep_fleet(cluster, client) as rig:
+        cluster.remove("pods", "a/blue-0")
+        await until(lambda: len(rig.replicas) == 1)
+        rig.pools.upsert_replica(replace(rig.replicas[0].info, is_routable=True, sleep=None))
+        async with Gateway(rig.port) as gateway:
+
+            async def asked(name):
+                return await Stream(gateway, called=CALLED[name]).routed(body(model="chat"))
+
+            assert (await asked("blue")).sets["x-memroute-reason"] == "no-ready-replica"
+            assert read(rig.pools)[0] == {BLUE: 1, GREEN: 0}
+            assert (await asked("green")).endpoint == "10.0.1.2:8000"
+            assert read(rig.pools)[0] == {BLUE: 1, GREEN: 1}
 
 
 async def test_tokens_that_wait_are_counted_with_their_requests():

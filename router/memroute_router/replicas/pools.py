@@ -251,6 +251,11 @@ class Pool(RequestPool[Replica]):
             meant = self._meant(only)
             self._arrivals_apart[meant] = self._arrivals_apart.get(meant, 0) + 1
 
+    def asked_in_vain(self, labels: tuple[str, str]) -> None:
+        """A request has come for a ModelDeployment that has no replica in the pool."""
+        self.num_arrivals += 1
+        self._arrivals_apart[labels] = self._arrivals_apart.get(labels, 0) + 1
+
     @property
     def arrivals(self) -> dict[tuple[str, str], int]:
         """Requests that have asked for each ModelDeployment of it, by labels.
