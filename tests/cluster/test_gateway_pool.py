@@ -220,6 +220,40 @@ def test_a_pool_follows_the_spec_the_pickers_pods_and_what_gateways_say(cluster,
     cluster.wait_for("it to be gone", lambda: addresses(cluster, namespace) == both[:1])
 
 
+def set_picker_ready(cluster, name, *, is_ready):
+    condition = {"type": "Ready", "status": "True" if is_ready else "False"}
+    change = {"status": {"conditions": [condition]}}
+    patch(cluster, PICKERS, "pod", name, change, "--subresource=status")
+
+
+@pytest.mark.usefixtures("pools")
+@pytest.mark.timeout(400)
+def test_a_model_whose_gateway_fails_open_does_not_sleep_while_no_picker_is_ready(
+    cluster, namespace
+):
+    """Its gateway would send requests to an engine that sleeps, and nobody would wake it."""
+    apply(
+        cluster, namespace, "m", routing={"gateway": {"failureMode": "FailOpen"}},
+        sleep={"afterSeconds": 10},
+    )  # fmt: skip
+    wait_ready(cluster, namespace, "m", timeout_seconds=120)
+
+    def wait_for(reason):
+        cluster.wait_for(
+            f"m to be {reason}",
+            lambda: condition(cluster, namespace, "m", "Ready")["reason"] == reason,
+            timeout_seconds=120,
+        )
+
+    wait_for("Asleep")
+    set_picker_ready(cluster, "first", is_ready=False)
+    try:
+        wait_for("Serving")
+    finally:
+        set_picker_ready(cluster, "first", is_ready=True)
+    wait_for("Asleep")
+
+
 @pytest.mark.usefixtures("pools")
 def test_what_somebody_changes_or_deletes_is_put_right(cluster, namespace):
     """Within seconds: a gateway without its Service refuses every request."""

@@ -108,6 +108,9 @@ class PickedRequest(Lifecycle):
         target, only = asking.target_pool, None
         if target is not None and target.deployment is not None:
             only = of_deployment(pool, target.namespace, target.deployment)
+            if only is not None and not only:
+                # Who has no replica is asked for all the same: by this an autoscaler knows.
+                pool.asked_in_vain((target.namespace, target.deployment))
         if asking.allowed is not None and (only is None or only):
             keys = frozenset(
                 [replica.info.key for replica in named(pool.replicas.values(), asking.allowed)]

@@ -72,6 +72,10 @@ class Pool(RequestPool[Replica]):
         self.settings: PoolSettings | None = None
         self.labels: tuple[str, str] = "", ""
         """Namespace and ModelDeployment: what its series are labelled with."""
+        self._is_shared = False
+        """Whether a replica of another ModelDeployment, of the same served name, is in it."""
+        self._arrivals_apart: dict[tuple[str, str], int] = {}
+        """Requests that were for replicas of one ModelDeployment alone, by its labels."""
         self.prompts = PromptLengths()
         self.targets = TargetWatch()
         self._rng = rng
@@ -90,7 +94,50 @@ class Pool(RequestPool[Replica]):
         elif self.replicas:
             info = next(iter(self.replicas.values())).info
             self.labels = info.namespace, info.deployment
+        self._is_shared = any(one.labels != self.labels for one in self.replicas.values())
         self.advance_soon()
+
+    def asked_of(self, only: frozenset[str]) -> None:
+        """A request has come that may go to these replicas alone."""
+        if self._is_shared:
+            meant = self._meant(only)
+            self._arrivals_apart[meant] = self._arrivals_apart.get(meant, 0) + 1
+
+    def asked_in_vain(self, labels: tuple[str, str]) -> None:
+        """A request has come for a ModelDeployment that has no replica in the pool."""
+        self.num_arrivals += 1
+        self._arrivals_apart[labels] = self._arrivals_apart.get(labels, 0) + 1
+
+    @property
+    def arrivals(self) -> dict[tuple[str, str], int]:
+        """Requests that have asked for each ModelDeployment of it, by labels.
+
+        Those of a gateway's pool ask for that one alone (``RequestProfile.only``); all others count
+        for the one by whose settings the pool decides.
+        """
+        found = dict.fromkeys((one.labels for one in self.replicas.values()), 0)
+        found |= self._arrivals_apart
+        found[self.labels] = 0
+        found[self.labels] = self.num_arrivals - sum(found.values())
+        return found
+
+    @property
+    def held(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """Requests that wait for each ModelDeployment of it, and their tokens, by labels."""
+        if not self._is_shared:
+            return {self.labels: (self.num_held, self.held_tokens)}
+        found = {self.labels: (0, 0)} | {one.labels: (0, 0) for one in self.replicas.values()}
+        for ask in self.dispatcher.waiting():
+            only = ask.profile.only
+            meant = self.labels if only is None else self._meant(only)
+            count, num_tokens = found[meant]
+            found[meant] = count + 1, num_tokens + ask.num_tokens
+        return found
+
+    def _meant(self, only: frozenset[str]) -> tuple[str, str]:
+        """The ModelDeployment of these replicas; that of the pool where they are of several."""
+        found = {self.replicas[key].labels for key in only if key in self.replicas}
+        return found.pop() if len(found) == 1 else self.labels
 
     def _sleeps(self, replica: Replica) -> None:
         """A replica sleeps, or has slept until now."""

@@ -60,6 +60,11 @@ class Replica:
         """When it woke: its readings are as old as its sleep until it is read anew."""
 
     @property
+    def labels(self) -> tuple[str, str]:
+        """Namespace and name of its ModelDeployment."""
+        return self.info.namespace, self.info.deployment
+
+    @property
     def ledger(self) -> ReplicaLedger:
         """What it holds, and how fast it is."""
         return self.backend.ledger
