@@ -20,7 +20,7 @@ from memroute_router.app import Router
 from memroute_router.http.client import Endpoint
 from memroute_router.pages import debug
 from memroute_router.pages.pages import STEP_SECONDS, json_list
-from memroute_router.replicas.pools import ReplicaInfo
+from memroute_router.replicas.replica import ReplicaInfo
 from memroute_router.settings import parse_settings
 
 TICK_SECONDS = 0.001

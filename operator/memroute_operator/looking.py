@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from memroute_operator.actions.carry_out import CarryOut
 from memroute_operator.actions.lanes import Lanes
 from memroute_operator.cluster_records import ClusterRecords
+from memroute_operator.gateway.keeper import GatewayKeeper
 from memroute_operator.readings.loops import Readings
 from memroute_operator.readings.node_leases import NodeLeases
 from memroute_operator.readings.pod_events import PodEvents
@@ -29,6 +30,7 @@ class Looking:
     pod_events: PodEvents
     leases: NodeLeases
     clock: Callable[[], float]
+    gateway: GatewayKeeper
     sleep: SleepKeeper | None = None
     """What engines that are not awake say; None where none is told to sleep."""
 
@@ -62,5 +64,7 @@ class Looking:
             sights={} if self.sleep is None else dict(self.sleep.sights),
             sleep_refusals={} if self.sleep is None else self.sleep.refusals(),
             told_seconds={} if self.sleep is None else self.sleep.told_seconds(),
+            picker_away_seconds=self.gateway.away_seconds(),
+            stood_aside=self.failed_pods.stood_aside(),
             waking=self.hands.waking(),
         )

@@ -156,6 +156,7 @@ class Reconciler:
                 on_change=store.mark_dirty,
                 on_bug=on_bug,
                 on_woken=metrics.on_woken,
+                rng=rng,
             )
         self.gateway = GatewayKeeper(
             client=client, lanes=self._lanes, metrics=metrics, pods=store.pods,
@@ -217,6 +218,7 @@ class Reconciler:
             pod_events=self.pod_events,
             leases=self.leases,
             clock=clock,
+            gateway=self.gateway,
             sleep=self.sleep,
         )
         self._is_any_node_waited_for = False

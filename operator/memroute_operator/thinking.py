@@ -76,6 +76,10 @@ class Look:
     """Engines that have not fallen asleep of late, by the uid of their pod → why."""
     told_seconds: Mapping[str, float] = field(default_factory=dict)
     """Pods that fall asleep, by uid → for how long their status has told routers so."""
+    picker_away_seconds: float | None = None
+    """For how long no endpoint picker has been ready; None while one is, or none is asked for."""
+    stood_aside: Mapping[str, str] = field(default_factory=dict)
+    """Slots whose replica was ended for a sleeper → the ModelDeployment of that one."""
     waking: frozenset[str] = frozenset()
     """Pods by uid that may be marked to wake, though nobody has seen that."""
     weights: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -189,6 +193,8 @@ class Thinker:
             sights=look.sights,
             sleep_refusals=look.sleep_refusals,
             told_seconds=look.told_seconds,
+            picker_away_seconds=look.picker_away_seconds,
+            stood_aside=look.stood_aside,
             weights=look.weights,
         )
         step = self._planner.plan(facts, context, now_seconds=look.now_seconds)

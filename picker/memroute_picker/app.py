@@ -25,7 +25,7 @@ from memroute_router.http.outbox import Outbox
 from memroute_router.http.tls import server_files
 from memroute_router.limits import server_limits
 from memroute_router.memory import bodies_bytes
-from memroute_router.replicas.pools import Replica
+from memroute_router.replicas.replica import Replica
 from memroute_router.services import Services
 
 LOGGER = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class Picker(Router):
         self.book = PoolBook()
         self.objectives = Objectives(settings.objective)
         super().__init__(settings.router, rng, model_field=MODEL_FIELD)
+        self.pools.peers.is_picker = True
         self.metrics.registry.register(PickerCollector(self.side.counts, self.grpc))
 
     def _front(

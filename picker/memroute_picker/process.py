@@ -10,7 +10,7 @@ from memroute_kube import KubernetesClient
 from memroute_picker.app import Picker
 from memroute_picker.pools.membership import PoolMembership
 from memroute_picker.settings import PickerSettings
-from memroute_router.app import Membership
+from memroute_router.discovery.membership import Membership
 from memroute_router.process import follow_fleet
 
 LOGGER = logging.getLogger(__name__)

@@ -10,7 +10,8 @@ from typing import Final
 
 from memroute_kube.shapes import is_object_name
 from memroute_picker.pools.objectives import MAX_PRIORITY
-from memroute_router.settings import RouterSettings, settings_of, settings_parser
+from memroute_router.options import settings_parser
+from memroute_router.settings import RouterSettings, settings_of
 
 # Of the picker. Source: the convention of endpoint pickers.
 DEFAULT_PORT: Final = 9002

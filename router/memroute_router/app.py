@@ -8,16 +8,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol
+from typing import Protocol
 
-from memroute.traffic.admission import QueueLimits
-from memroute.traffic.replica import max_age_seconds
 from memroute_kube import KubernetesClient
-from memroute_router.access.engine_key import EngineKey, EngineKeyError
+from memroute_router.access.engine_key import EngineKey
+from memroute_router.access.files import watched_files
 from memroute_router.access.gate import Gate
-from memroute_router.access.keyfile import KeysError
 from memroute_router.access.newcomers import KnownWords
 from memroute_router.access.proxies import TrustedProxies
+from memroute_router.discovery.membership import Membership
 from memroute_router.http.clients import Clients
 from memroute_router.http.engine_pool import EnginePool
 from memroute_router.http.exchange import Exchange
@@ -30,7 +29,7 @@ from memroute_router.lifecycle.documents import DocumentRoom
 from memroute_router.lifecycle.intake import IntakeServices
 from memroute_router.lifecycle.isolation import Isolation
 from memroute_router.lifecycle.proxy import Proxy
-from memroute_router.limits import server_limits
+from memroute_router.limits import common_settings, server_limits
 from memroute_router.live_map.fleet import FleetReader
 from memroute_router.log.journal import Journal
 from memroute_router.memory import (
@@ -47,14 +46,14 @@ from memroute_router.peer_addresses import parse_peer
 from memroute_router.peers import PeerLink, PeerNames, follow_pods, read_secret
 from memroute_router.prompts.kv_events import KVEventFollower
 from memroute_router.prompts.tokenizer import Tokenizers
-from memroute_router.replicas.pools import CommonSettings, Pools, Replica
+from memroute_router.replicas.pools import Pools
+from memroute_router.replicas.replica import Replica
 from memroute_router.replicas.scrape import Scraper
 from memroute_router.services import LifecycleLimits, Services
 from memroute_router.settings import RouterSettings
 from memroute_router.supervisor import Supervisor
 from memroute_router.tracing.context import Sampler
 from memroute_router.tracing.tracer import Tracer, export_command
-from memroute_router.watched import WatchedFiles
 
 LOGGER = logging.getLogger(__name__)
 TICK_SECONDS = 0.25
@@ -65,19 +64,6 @@ CERTIFICATE_SECONDS = 2.0
 
 class ListenError(Exception):
     """A port cannot be listened on; the message says which, and why."""
-
-
-class Membership(Protocol):
-    """Who says which models and replicas there are."""
-
-    @property
-    def is_synced(self) -> bool:
-        """Whether the first list is complete: before that "unknown model" would be a lie."""
-        ...
-
-    async def follow(self) -> None:
-        """Keep the pools true, for ever."""
-        ...
 
 
 class Front(Listening, Protocol):
@@ -107,20 +93,7 @@ class Router:
         loop = asyncio.get_running_loop()
         self.pools = Pools(
             rng,
-            common=CommonSettings(
-                queue_limits=QueueLimits(
-                    max_requests=settings.max_queued_requests if settings.max_queue_seconds else 0,
-                    max_tokens=settings.max_queued_tokens,
-                    max_seconds=settings.max_queue_seconds,
-                    max_replica_seconds=settings.replica_wait_seconds,
-                    max_wake_seconds=(
-                        settings.replica_wait_seconds if settings.hold_without_replicas else None
-                    ),
-                ),
-                waits_for_replicas=settings.hold_without_replicas,
-                max_age_seconds=max_age_seconds(settings.scrape_seconds),
-                max_attempts=settings.max_attempts,
-            ),
+            common=common_settings(settings),
             call_soon=loop.call_soon,
             call_later=loop.call_later,
             on_error=lambda error: self.on_fault("pool", error),
@@ -135,7 +108,7 @@ class Router:
         if settings.keys is not None:
             self.gate = Gate(
                 Path(settings.keys),
-                num_routers=lambda: 1 + self.pools.peers.others.num,
+                num_routers=lambda: 1 + self.pools.peers.num_alike,
                 weights=self.pools.tenant_weights,
                 call_soon=loop.call_soon,
                 on_fault=self.on_fault,
@@ -146,7 +119,7 @@ class Router:
         if settings.engine_key_file is not None:
             self.engine_key = EngineKey(Path(settings.engine_key_file))
         self.metrics = RouterMetrics(self.pools, self.peers, self.gate)
-        self.watched = self._watched_files()
+        self.watched = watched_files(self.gate, self.engine_key, self.metrics.on_reload)
         for file in self.watched:
             file.load()
         outbox = Outbox(loop, self.on_fault)
@@ -336,34 +309,6 @@ class Router:
             ("peers", self.peers.tick),
             ("memory", lambda: self._memory.tick(time.monotonic())),
         ]
-
-    def _watched_files(self) -> list[WatchedFiles[Any]]:
-        """The files that say who may ask, and with what the router does."""
-        found: list[WatchedFiles[Any]] = []
-        on_reload = self.metrics.on_reload
-        if self.gate is not None and self._settings.keys is not None:
-            found.append(
-                WatchedFiles(
-                    "keys",
-                    (Path(self._settings.keys),),
-                    self.gate.read,
-                    self.gate.apply,
-                    on_reload=lambda ok: on_reload("keys", ok),
-                    errors=(KeysError,),
-                )
-            )
-        if self.engine_key is not None and self._settings.engine_key_file is not None:
-            found.append(
-                WatchedFiles(
-                    "engine key",
-                    (Path(self._settings.engine_key_file),),
-                    self.engine_key.read,
-                    self.engine_key.apply,
-                    on_reload=lambda ok: on_reload("engine-key", ok),
-                    errors=(EngineKeyError,),
-                )
-            )
-        return found
 
     def on_upsert(self, replica: Replica) -> None:
         """A replica is there, or has changed."""

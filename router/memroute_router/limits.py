@@ -1,10 +1,13 @@
-"""What clients may hold of a router, as its settings say and its memory and files allow."""
+"""What clients may hold of a router and its pools, as its settings, memory and files allow."""
 
 import resource
 from typing import Final
 
+from memroute.traffic.admission import QueueLimits
+from memroute.traffic.replica import max_age_seconds
 from memroute_router.http.listening import ServerLimits
 from memroute_router.memory import bodies_bytes, num_connections
+from memroute_router.replicas.pool_settings import CommonSettings
 from memroute_router.settings import RouterSettings
 
 # Files that are no connections. Unit: files. Source: chosen by hand; libraries, logs, listeners.
@@ -27,6 +30,24 @@ def server_limits(settings: RouterSettings, memory_bytes: int) -> ServerLimits:
         header_seconds=settings.header_timeout_seconds,
         body_seconds=settings.body_timeout_seconds,
         stalled_client_seconds=settings.stalled_client_seconds,
+    )
+
+
+def common_settings(settings: RouterSettings) -> CommonSettings:
+    """Of every pool: what may wait, for how long, and how often it may be sent."""
+    return CommonSettings(
+        queue_limits=QueueLimits(
+            max_requests=settings.max_queued_requests if settings.max_queue_seconds else 0,
+            max_tokens=settings.max_queued_tokens,
+            max_seconds=settings.max_queue_seconds,
+            max_replica_seconds=settings.replica_wait_seconds,
+            max_wake_seconds=(
+                settings.replica_wait_seconds if settings.hold_without_replicas else None
+            ),
+        ),
+        waits_for_replicas=settings.hold_without_replicas,
+        max_age_seconds=max_age_seconds(settings.scrape_seconds),
+        max_attempts=settings.max_attempts,
     )
 
 

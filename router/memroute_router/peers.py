@@ -1,4 +1,4 @@
-"""The other routers: who they are, and the datagrams between them.
+"""The other routers and pickers: who they are, and the datagrams between them.
 
 ```text
 --peer, the file's peers ── resolved again and again ─┐
@@ -162,6 +162,7 @@ class PeerLink(asyncio.DatagramProtocol):
             incarnation=self._incarnation,
             first_sequence=self._sequence,
             secret=self._secret,
+            is_of_picker=self.group.is_picker,
         )
         self._sequence += len(datagrams)
         for data in datagrams:
@@ -178,7 +179,11 @@ class PeerLink(asyncio.DatagramProtocol):
             return False
         name, records = taken
         datagrams = encode_datagrams(
-            records, incarnation=self._incarnation, first_sequence=None, secret=self._secret
+            records,
+            incarnation=self._incarnation,
+            first_sequence=None,
+            secret=self._secret,
+            is_of_picker=self.group.is_picker,
         )
         for address in self._addresses:
             if _name(*address) == name:

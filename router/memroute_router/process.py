@@ -8,8 +8,9 @@ from pathlib import Path
 from random import Random
 
 from memroute_kube import KubernetesClient
-from memroute_router.app import Membership, Router
+from memroute_router.app import Router
 from memroute_router.discovery.discovery import Discovery
+from memroute_router.discovery.membership import Membership
 from memroute_router.discovery.static import StaticMembership
 from memroute_router.metrics.exported import CONFIG
 from memroute_router.settings import RouterSettings

@@ -9,6 +9,7 @@ import asyncio
 import gzip
 import json
 
+import httpx
 import pytest
 import yaml
 
@@ -218,6 +219,38 @@ def test_a_pool_follows_the_spec_the_pickers_pods_and_what_gateways_say(cluster,
     cluster.wait_for("the second picker", lambda: addresses(cluster, namespace) == both)
     cluster.kubectl("delete", "pod", "second", "-n", PICKERS, "--grace-period=0", "--force")
     cluster.wait_for("it to be gone", lambda: addresses(cluster, namespace) == both[:1])
+
+
+def set_picker_ready(cluster, name, *, is_ready):
+    condition = {"type": "Ready", "status": "True" if is_ready else "False"}
+    change = {"status": {"conditions": [condition]}}
+    patch(cluster, PICKERS, "pod", name, change, "--subresource=status")
+
+
+@pytest.mark.usefixtures("pools")
+def test_a_model_whose_gateway_fails_open_does_not_sleep_while_no_picker_is_ready(
+    cluster, namespace
+):
+    """Its gateway would send requests to an engine that sleeps, and nobody would wake it."""
+    apply(
+        cluster, namespace, "m", routing={"gateway": {"failureMode": "FailOpen"}},
+        sleep={"afterSeconds": 10},
+    )  # fmt: skip
+    wait_ready(cluster, namespace, "m")
+
+    def wait_for(reason):
+        cluster.wait_for(
+            f"m to be {reason}",
+            lambda: condition(cluster, namespace, "m", "Ready")["reason"] == reason,
+        )
+
+    wait_for("Asleep")
+    set_picker_ready(cluster, "first", is_ready=False)
+    try:
+        wait_for("Serving")
+    finally:
+        set_picker_ready(cluster, "first", is_ready=True)
+    wait_for("Asleep")
 
 
 def written(cluster, namespace):
@@ -438,6 +471,31 @@ def test_the_picker_decides_for_a_modeldeployment_and_for_engines_of_somebody_el
     cluster.kubectl("delete", POOLS, "own", "-n", namespace)
     cluster.wait_for("the pool to be nobody's", lambda: decided(own, "theirs").status == 404)
     cluster.kubectl("delete", "pod", "own-0", "own-1", "-n", namespace, "--grace-period=1")
+
+
+def metric(cluster, program, name):
+    """Of its page; None while it cannot be asked."""
+    try:
+        page = httpx.get(
+            f"http://{program_address(cluster, program)}:8002/metrics", trust_env=False
+        )
+    except httpx.HTTPError:
+        return None
+    lines = page.text.splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
+
+
+@pytest.mark.usefixtures("pools")
+def test_router_and_picker_of_an_installation_hear_each_other(cluster, namespace):
+    """They find each other by their labels; what follows is ``unit/test_picker_and_router.py``."""
+    serve(cluster, namespace)
+    wait_written(cluster, namespace)
+    for program in ("router", "picker"):
+        cluster.wait_for(
+            f"the {program} to hear the other",
+            lambda program=program: metric(cluster, program, "memroute_router_peers_heard") == 1,
+        )
+        assert metric(cluster, program, "memroute_router_peers") == 1
 
 
 PAGE = "docs/how-to/behind-a-gateway-picker.md"

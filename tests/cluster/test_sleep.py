@@ -16,6 +16,7 @@ from cluster_support import (
     get_deployment,
     pods_of,
     program_address,
+    wait_condition,
     wait_event,
     wait_ready,
 )
@@ -25,6 +26,7 @@ from mortal_operator import mortal_operators
 
 MODEL = "Qwen/Qwen3-4B"
 NAMES = ("a", "b", "c")
+SLOWLY = {"engine": {"args": ["--simulator-time-scale=2"]}}
 # A client's patience in seconds: two other models are served before it, each for 30 s at least.
 PATIENCE_SECONDS = 600
 
@@ -34,13 +36,13 @@ def router_url(cluster):
     return f"http://{program_address(cluster, 'router')}:8000"
 
 
-def deploy(cluster, namespace, name, *, args=(), **sleep):
+def deploy(cluster, namespace, name, spec=None, **sleep):
     apply(
         cluster, namespace, name,
         model={"name": MODEL, "servedName": f"{namespace}-{name}"},
-        memory={"maxContextTokens": 8192, "concurrency": 12}, engine={"args": list(args)},
+        memory={"maxContextTokens": 8192, "concurrency": 12},
         placement={"mode": "Shared", "nodeSelector": {"kubernetes.io/hostname": "gpu-b"}},
-        sleep={"afterSeconds": 10} | sleep,
+        sleep={"afterSeconds": 10} | sleep, **(spec or {}),
     )  # fmt: skip
 
 
@@ -130,7 +132,7 @@ def test_an_operator_killed_in_the_middle_of_a_wake_or_a_sleep_converges(
         operator = start()
         for name in names:
             # So slow that whoever looks sees each state, on any machine.
-            deploy(cluster, namespace, name, args=["--simulator-time-scale=2"], afterSeconds=3600)
+            deploy(cluster, namespace, name, SLOWLY, afterSeconds=3600)
         for name in names:
             wait_ready(cluster, namespace, name)
         killed = []
@@ -159,6 +161,64 @@ def test_an_operator_killed_in_the_middle_of_a_wake_or_a_sleep_converges(
     assert not recorder.overbooked
     assert not recorder.failed_engines
     assert not recorder.out_of_memory
+
+
+def wait_asleep(cluster, namespace, name):
+    cluster.wait_for(
+        f"{name} to sleep",
+        lambda: marks(cluster, namespace).get(name) is MarkedState.ASLEEP,
+    )
+
+
+def events(cluster, namespace, reason):
+    found = cluster.get("events", "-n", namespace)
+    return [one["message"] for one in found if one["reason"] == reason]
+
+
+def test_an_engine_that_does_not_wake_is_told_of_and_replaced(cluster, namespace, router_url):
+    """Five tries with growing waits; whoever asked is served by the replica that comes after it."""
+    deploy(cluster, namespace, "a")
+    wait_ready(cluster, namespace, "a")
+    (before,) = pods_of(cluster, namespace)
+    engine = f"http://{before['status']['podIP']}:8000"
+    wait_asleep(cluster, namespace, "a")
+    fault = {"is_wake_failing": True}
+    httpx.post(f"{engine}/simulator/faults", json=fault, trust_env=False).raise_for_status()
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as clients:
+        asked = clients.submit(ask, router_url, f"{namespace}-a")
+
+        def is_told():
+            found = condition(cluster, namespace, "a", "SleepFailing")
+            return found["reason"] == "SleepFailed" and found["message"]
+
+        told = cluster.wait_for("the failure to be told", is_told)
+        assert "does not wake (/wake_up) (HTTP 500): the fault is_wake_failing is on" in told
+        assert "and after 5 it is replaced" in told
+        assert asked.result()
+    (after,) = pods_of(cluster, namespace)
+    assert after["metadata"]["uid"] != before["metadata"]["uid"]
+    (event,) = events(cluster, namespace, "ReplicaFailed")
+    assert "its engine did not wake in 5 tries" in event
+    assert condition(cluster, namespace, "a", "SleepFailing")["status"] is None
+
+
+def test_a_newcomer_that_crashes_gives_the_room_back_that_a_sleeper_has_lent_it(
+    cluster, namespace, router_url
+):
+    """Its container is started again and again: no reason for another model's clients to wait."""
+    deploy(cluster, namespace, "a", afterSeconds=15)
+    wait_ready(cluster, namespace, "a")
+    wait_asleep(cluster, namespace, "a")
+    crashes = {
+        "engine": {"args": ["--simulator-ending", "segmentation-fault"]},
+        "rollout": {"progressDeadlineSeconds": 20},
+    }
+    deploy(cluster, namespace, "b", crashes)
+    wait_condition(cluster, namespace, "b", "Ready", "EngineCrashed")
+    assert ask(router_url, f"{namespace}-a")
+    (event,) = events(cluster, namespace, "ReplicaFailed")
+    assert f"{namespace}/a is asked for, and had lent it its room" in event
+    assert marks(cluster, namespace)["a"] is MarkedState.AWAKE
 
 
 @pytest.mark.parametrize(

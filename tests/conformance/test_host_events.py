@@ -13,7 +13,7 @@ import zmq
 from live import TINY, make_model, server, simulated
 
 from memroute.traffic.prefixes import BlockIndex, block_keys
-from memroute_router.prompts.kv_events import apply_events
+from memroute_router.prompts.block_events import apply_events
 from ports import free_port
 
 BLOCK = 128

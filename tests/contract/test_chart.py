@@ -16,6 +16,8 @@ from memroute_router.settings import parse_settings as parse_router
 SEVERAL = ("--set", "operator.replicas=2,router.replicas=2")
 SCOPE = ("--set", "scope.namespaces={models}")
 POLICIES = ("--set", "networkPolicy.enabled=true")
+PICKER = ("--set", "picker.enabled=true")
+GUARDED_PICKER = ["network-policies", "endpoint-picker", "endpoint-picker-policies"]
 
 
 def test_the_chart_lints(repository, helm):
@@ -33,7 +35,9 @@ def test_the_chart_lints(repository, helm):
         (["network-policies"], POLICIES),
         (["high-availability"], SEVERAL),
         (["monitoring"], ("--set", "monitoring.podMonitors.enabled=true")),
-        (["endpoint-picker"], ("--set", "picker.enabled=true")),
+        (["endpoint-picker"], PICKER),
+        (["endpoint-picker", "high-availability"], (*SEVERAL, *PICKER)),
+        (GUARDED_PICKER, (*PICKER, *POLICIES)),
         (["high-availability", "namespaced"], (*SEVERAL, *SCOPE)),
     ],
     ids=[
@@ -42,6 +46,8 @@ def test_the_chart_lints(repository, helm):
         "high availability",
         "monitoring",
         "picker",
+        "picker and high availability",
+        "picker with network policies",
         "namespaced",
     ],
 )
@@ -80,6 +86,23 @@ def test_the_overlays_are_the_base_and_their_component(repository, tmp_path):
                 "app.kubernetes.io/instance": "memroute",
             }.items()
         )
+
+
+def test_the_pickers_policy_names_gateways_where_its_comment_says(repository, tmp_path):
+    """The operations port and what pickers tell each other stay as they are."""
+    gateways = {"namespaceSelector": {"matchLabels": {"team": "gateways"}}}
+    change = [{"op": "add", "path": "/spec/ingress/0/from", "value": [gateways]}]
+    patch = {
+        "target": {"kind": "NetworkPolicy", "name": "memroute-picker"}, "patch": json.dumps(change),
+    }  # fmt: skip
+    objects = kustomized(overlay(repository, tmp_path, GUARDED_PICKER, [patch]))
+    of_picker = [call for call in CALLS if "picker" in call]
+    assert len(of_picker) == 6
+    for what, *call in of_picker:
+        assert is_let_in(objects, *call), what
+    for what, *call in OTHERS:
+        if call[2] == "picker":
+            assert not is_let_in(objects, *call), what
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +248,8 @@ CALLS = [
     ("helm test", "test", None, "router", ("TCP", 8000)),
     ("a gateway's question", {}, {"team": "gateways"}, "picker", ("TCP", 9002)),
     ("what pickers tell each other", "picker", None, "picker", ("UDP", 8001)),
+    ("what a router tells pickers", "router", None, "picker", ("UDP", 8001)),
+    ("what a picker tells routers", "picker", None, "router", ("UDP", 8001)),
     ("a scrape of the picker", {}, MONITORING, "picker", ("TCP", 8002)),
     ("what a picker has in flight", "operator", None, "picker", ("TCP", 8002)),
 ]

@@ -164,11 +164,12 @@ def test_what_cannot_be_meant_is_refused_with_a_sentence(repository, helm, value
 
 def test_the_demo_overlay_and_the_samples_are_valid(repository, cluster):
     """Server-side dry run: the API server itself judges them."""
-    policies = repository / "deploy" / "components" / "network-policies" / "policies.yaml"
+    components = repository / "deploy" / "components"
     for kind, path in (
         ("-k", repository / "deploy" / "demo"),
         ("-k", repository / "deploy" / "samples"),
-        ("-f", policies),
+        ("-f", components / "network-policies" / "policies.yaml"),
+        ("-f", components / "endpoint-picker-policies" / "policies.yaml"),
     ):
         cluster.kubectl(
             "apply", "--server-side", "--force-conflicts", "--dry-run=server", kind, str(path)

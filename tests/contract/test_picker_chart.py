@@ -1,5 +1,7 @@
 """The endpoint picker as the chart installs it, and what the operator is given beside it."""
 
+import pytest
+
 from charts import chart, flags, pod_of
 from memroute_cli.doctor.checks.rights import GATEWAYS
 from memroute_kube.gateway import INFERENCE_OBJECTIVES, INFERENCE_POOLS, PICKER_PORT
@@ -104,14 +106,58 @@ def test_its_image_has_its_program_and_it_follows_pools(repository, helm):
 
 def test_several_pickers_tell_each_other_and_are_not_drained_together(repository, helm):
     """Each has a ledger of its own; there is no leader."""
-    one = chart(helm, repository, *ON)
+    one = chart(helm, repository, *ON, "--set", "router.enabled=false")
     assert "--peer-selector" not in pod_of(one, "picker")[1]["args"]
+    one = chart(helm, repository, *ON)
     assert ("PodDisruptionBudget", "memroute-picker", "memroute-system") not in one
-    several = chart(helm, repository, *ON, "--set", "picker.replicas=2,router.replicas=2")
+    several = chart(helm, repository, *ON, "--set", "picker.replicas=2,router.enabled=false")
     peers = flags(pod_of(several, "picker")[1]["args"])["--peer-selector"]
-    assert peers != flags(pod_of(several, "router")[1]["args"])["--peer-selector"]
-    assert "app.kubernetes.io/component=picker" in peers[0]
+    assert "app.kubernetes.io/component in (picker,router)" in peers[0]
     assert ("PodDisruptionBudget", "memroute-picker", "memroute-system") in several
+
+
+def test_routers_and_pickers_tell_each_other(repository, helm):
+    """They send to the same replicas: one of each, too. Neither may send where it is not heard."""
+    found = chart(helm, repository, *ON, "--set", "networkPolicy.enabled=true")
+    for component, other in (("router", "picker"), ("picker", "router")):
+        _, container = pod_of(found, component)
+        given = flags(container["args"])
+        assert given["--host"] == ["$(POD_IP)"]
+        (selector,) = given["--peer-selector"]
+        assert selector.startswith("app.kubernetes.io/component in (picker,router),")
+        (own,) = (port for port in container["ports"] if port["name"] == "peers")
+        policy = found["NetworkPolicy", f"memroute-{component}", "memroute-system"]
+        (rule,) = (
+            rule for rule in policy["spec"]["ingress"]
+            if {"port": own["containerPort"], "protocol": "UDP"} in rule["ports"]
+        )  # fmt: skip
+        heard = {
+            peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
+            for peer in rule["from"]
+        }
+        assert heard == {component, other}
+
+
+@pytest.mark.parametrize(
+    "apart",
+    ["router.peers.enabled=false", "picker.peers.enabled=false", "picker.peers.port=8101",
+     "picker.peers.secretName=other", "router.enabled=false"],
+)  # fmt: skip
+def test_routers_and_pickers_that_cannot_hear_each_other_look_for_none(repository, helm, apart):
+    """A peer that is known and silent makes a router guess what it has sent."""
+    one = chart(helm, repository, *ON, "--set", apart)
+    assert "--peer-selector" not in pod_of(one, "picker")[1]["args"]
+    several = chart(helm, repository, *ON, "--set", f"{apart},picker.replicas=2,router.replicas=2")
+    for component in ("router", "picker"):
+        if apart == f"{component}.enabled=false":
+            continue
+        args = pod_of(several, component)[1]["args"]
+        if apart == f"{component}.peers.enabled=false":
+            assert "--peer-selector" not in args
+            continue
+        (selector,) = flags(args)["--peer-selector"]
+        alone = "in (picker,router)" if apart == "router.enabled=false" else f"={component}"
+        assert f"app.kubernetes.io/component{'' if alone[0] == '=' else ' '}{alone}" in selector
 
 
 def test_services_have_one_port_and_say_how_it_is_spoken_to(repository, helm):

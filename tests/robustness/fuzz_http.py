@@ -21,7 +21,7 @@ with atheris.instrument_imports(include=["memroute", "memroute_router"]):
     from memroute_router.http.client import Endpoint, EngineConnection
     from memroute_router.http.connection import ClientConnection
     from memroute_router.http.engine_pool import EnginePool
-    from memroute_router.replicas.pools import ReplicaInfo
+    from memroute_router.replicas.replica import ReplicaInfo
     from memroute_router.settings import parse_settings
 
 from http_corpus import cases

@@ -24,7 +24,8 @@ from memroute_router.http.connection import ClientConnection
 from memroute_router.http.exchange import Exchange
 from memroute_router.lifecycle.forwarded import ForwardedAttempt
 from memroute_router.lifecycle.lifecycle import Lifecycle
-from memroute_router.replicas.pools import Pool, Replica
+from memroute_router.replicas.pool import Pool
+from memroute_router.replicas.replica import Replica
 from sizes import size
 from whole_checks import ERRORS
 from whole_router import Count, FoundError, World

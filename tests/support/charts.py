@@ -72,7 +72,7 @@ def overlay(repository, directory, components, patches=()):
 
 
 def comparable(objects):
-    """Without what only Helm adds, and with flags in no order."""
+    """Without what only Helm adds; with flags, said once, and ports in no order."""
     found = json.loads(json.dumps([obj for _, obj in sorted(objects.items(), key=_order)]))
     for obj in found:
         labels = obj["metadata"].get("labels", {})
@@ -87,7 +87,9 @@ def comparable(objects):
                 obj["metadata"].pop(at, None)
         for container in containers(obj):
             container.pop("imagePullPolicy", None)
-            container["args"] = sorted(flags(container["args"]).items())
+            said = {flag: list(dict.fromkeys(v)) for flag, v in flags(container["args"]).items()}
+            container["args"] = sorted(said.items())
+            container.get("ports", []).sort(key=lambda port: port["containerPort"])
     return found
 
 

@@ -10,7 +10,8 @@ from memroute_operator.metrics import OperatorMetrics
 from memroute_picker.metrics import PickerCollector
 from memroute_picker.picking.side import PickerCounts
 from memroute_router.metrics.exported import RouterMetrics
-from memroute_router.replicas.pools import CommonSettings, Pools
+from memroute_router.replicas.pool_settings import CommonSettings
+from memroute_router.replicas.pools import Pools
 
 
 def router_pools():

@@ -6,7 +6,8 @@ import random
 from memroute.traffic.admission import QueueLimits
 from memroute_router.discovery.beliefs import Beliefs
 from memroute_router.discovery.doubts import Doubts
-from memroute_router.replicas.pools import CommonSettings, Pools
+from memroute_router.replicas.pool_settings import CommonSettings
+from memroute_router.replicas.pools import Pools
 
 BORN = "2026-01-01T00:00:00Z"
 LABEL = "memroute.dev/model-deployment"

@@ -8,7 +8,7 @@ import re
 
 from memroute_router.app import Router
 from memroute_router.http.client import Endpoint
-from memroute_router.replicas.pools import ReplicaInfo
+from memroute_router.replicas.replica import ReplicaInfo
 from memroute_router.settings import parse_settings
 
 CHUNK = b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n'

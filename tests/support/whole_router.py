@@ -17,7 +17,8 @@ import yaml
 from access_rig import tenant, write_keys
 from memroute_router.discovery.static import ConfigError, StaticMembership
 from memroute_router.http.client import Endpoint
-from memroute_router.replicas.pools import PoolSettings, ReplicaInfo
+from memroute_router.replicas.pool_settings import PoolSettings
+from memroute_router.replicas.replica import ReplicaInfo
 from router_rig import Rig
 from whole_checks import idle_beside, internal_errors, left_of, wrong_ends
 from whole_client import Client

@@ -8,7 +8,7 @@ import pytest
 
 from access_rig import ALICE, BOB, EVE, ask, get, keyed_rig, request, tenant, write_keys
 from memroute_router.access.keyfile import KeysError
-from memroute_router.replicas.pools import PoolSettings
+from memroute_router.replicas.pool_settings import PoolSettings
 from router_rig import CHUNK, Rig, begin_stream, body, exchange, held, send_chunk, until, whole
 
 USED = b'{"id":"x","choices":[],"usage":{"prompt_tokens":40,"completion_tokens":60}}'

@@ -12,7 +12,7 @@ from memroute_router.http.engine_pool import MAX_IDLE_SECONDS, EnginePool
 from memroute_router.http.listening import Server, ServerLimits
 from memroute_router.http.outbox import Outbox
 from memroute_router.http.resolver import Resolver
-from memroute_router.replicas.pools import ReplicaInfo
+from memroute_router.replicas.replica import ReplicaInfo
 from memroute_simulator.controlplane.certificates import CertificateAuthority
 from router_rig import (
     Engine,

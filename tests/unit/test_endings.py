@@ -10,7 +10,7 @@ import pytest
 from memroute.traffic.dispatch import AdmissionMode, request_name
 from memroute_router.lifecycle.lifecycle import Lifecycle
 from memroute_router.lifecycle.outcomes import Outcome
-from memroute_router.replicas.pools import PoolSettings
+from memroute_router.replicas.pool_settings import PoolSettings
 from router_rig import (
     CHUNK,
     Engine,

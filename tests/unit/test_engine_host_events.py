@@ -17,7 +17,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from engine_probe import FLAGS, TINY
 from memroute.traffic.prefixes import BlockIndex, Tier, block_keys
-from memroute_router.prompts.kv_events import apply_events
+from memroute_router.prompts.block_events import apply_events
 from memroute_simulator.engine.arguments import parse_arguments
 from memroute_simulator.engine.http.app import EngineServer
 from memroute_simulator.engine.offloading import OffloadingConfig, OffloadingConfigError

@@ -160,6 +160,18 @@ async def test_after_level_2_it_says_nonsense_until_its_weights_are_loaded_again
         assert "!" not in json.loads(body)["choices"][0]["text"]
 
 
+async def test_one_that_is_told_to_fail_its_wakes_sleeps_on_until_it_is_told_otherwise(tmp_path):
+    async with engine(tmp_path, SLEEPY, time_scale="0.01") as (client, _):
+        await post(client, "/sleep?level=1")
+        await post(client, "/simulator/faults", {"is_wake_failing": True})
+        status, text = await post(client, "/wake_up")
+        assert (status, "is_wake_failing" in text) == (500, True)
+        assert await is_sleeping(client)
+        await post(client, "/simulator/faults", {"is_wake_failing": False})
+        assert (await post(client, "/wake_up"))[0] == 200
+        assert not await is_sleeping(client)
+
+
 async def test_weights_that_are_loaded_where_none_are_mapped_end_it(tmp_path):
     async with engine(tmp_path, SLEEPY, time_scale="0.01") as (client, server):
         await post(client, "/sleep?level=2")

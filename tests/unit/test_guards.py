@@ -17,7 +17,7 @@ from memroute_router.lifecycle.account import Account
 from memroute_router.lifecycle.attempt import Attempt
 from memroute_router.lifecycle.intake import Intake
 from memroute_router.lifecycle.lifecycle import Lifecycle
-from memroute_router.replicas.pools import PoolSettings
+from memroute_router.replicas.pool_settings import PoolSettings
 from memroute_router.settings import parse_settings
 from memroute_router.supervisor import Supervisor
 from router_rig import Rig, begin_stream, body, exchange, held, raw, send_chunk, until, whole

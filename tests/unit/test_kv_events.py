@@ -12,7 +12,8 @@ import zmq.asyncio
 
 from engine_probe import FLAGS, TINY
 from memroute.traffic.prefixes import BlockIndex, block_keys
-from memroute_router.prompts.kv_events import apply_events, read_sources
+from memroute_router.prompts.block_events import apply_events
+from memroute_router.prompts.event_sources import read_sources
 from memroute_simulator.engine.arguments import parse_arguments
 from memroute_simulator.engine.http.app import EngineServer
 from ports import free_port

@@ -8,7 +8,7 @@ from memroute.traffic.prefixes import BlockIndex, CachedPrompts, Tier, block_key
 from memroute.traffic.prefixes.host_prefixes import STORAGE_FETCH_RATIO, UNKNOWN_WORTH_RATIO
 from memroute.traffic.replica import Backend, HostCache, ReplicaLedger
 from memroute.traffic.request import RequestProfile
-from memroute_router.prompts.kv_events import apply_events
+from memroute_router.prompts.block_events import apply_events
 
 BLOCK = 4
 PROMPT = list(range(32))

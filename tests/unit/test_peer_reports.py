@@ -125,6 +125,18 @@ def test_no_bytes_behind_a_good_header_can_either(body, secret):
     assert isinstance(decode_datagram(header + body, secret=secret), Datagram | Malformed)
 
 
+@pytest.mark.parametrize("secret", [None, SECRET])
+@pytest.mark.parametrize("first", [None, 3])
+@pytest.mark.parametrize("is_of_picker", [False, True])
+def test_a_datagram_says_of_what_kind_its_sender_is(secret, first, is_of_picker):
+    (data,) = encode_datagrams(
+        [encode_report(AnsweredReport(1, is_seen=True))],
+        incarnation=1, first_sequence=first, secret=secret, is_of_picker=is_of_picker,
+    )  # fmt: skip
+    read = decode_datagram(data, secret=secret)
+    assert (read.is_of_picker, read.sequence) == (is_of_picker, first)
+
+
 def test_only_who_has_the_key_is_believed():
     said = AnsweredReport(1, is_seen=True)
     (with_key,), (without,) = datagrams(said, secret=SECRET), datagrams(said)

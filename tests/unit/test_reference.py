@@ -28,7 +28,7 @@ from memroute_router.discovery.words import ADMISSION_MODES, OVERLOAD_OBJECTIVES
 from memroute_router.lifecycle.failure import FailureCause
 from memroute_router.lifecycle.outcomes import Outcome
 from memroute_router.metrics.exported import RouterMetrics
-from memroute_router.replicas.pools import PoolSettings
+from memroute_router.replicas.pool_settings import PoolSettings
 from memroute_router.settings import parse_settings as parse_router
 from memroute_simulator.engine.arguments import engine_parser
 

@@ -15,7 +15,7 @@ from memroute.traffic.dispatch import (
 )
 from memroute.traffic.dispatch.request_pool import HELD_TICK_SECONDS
 from memroute.traffic.request import RequestProfile
-from memroute_router.replicas.pools import Pool
+from memroute_router.replicas.pool import Pool
 from memroute_simulator.virtual.loop import VirtualLoop
 from memroute_simulator.virtual.mix import PLAIN
 from memroute_simulator.virtual.router import RouterSettings, VirtualRouter

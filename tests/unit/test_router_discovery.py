@@ -14,7 +14,7 @@ from memroute_router.discovery import discovery
 from memroute_router.discovery.discovery import Discovery
 from memroute_router.discovery.kube_objects import read_model_deployment, read_pod
 from memroute_router.discovery.name_book import complete_shares
-from memroute_router.replicas.pools import CommonSettings
+from memroute_router.replicas.pool_settings import CommonSettings
 from memroute_router.settings import parse_settings
 from router_objects import CAPACITY, SERVED, deployment, pod, told
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from memroute.traffic.dispatch import AdmissionMode
-from memroute_router.replicas.pools import PoolSettings
+from memroute_router.replicas.pool_settings import PoolSettings
 from router_rig import Rig, body, exchange, held, raw, until, whole
 
 

@@ -16,7 +16,7 @@ from memroute_router.metrics.pools import (
 )
 from memroute_router.metrics.process import MAX_TENANTS, OTHER_TENANTS, _by_tenant
 from memroute_router.metrics.statistics import PoolStatistics
-from memroute_router.replicas.pools import PoolSettings
+from memroute_router.replicas.pool_settings import PoolSettings
 from router_rig import Rig, begin_stream, body, exchange, raw, reset, send_chunk, until, whole
 
 LIMITS = AdmissionSettings(ttft_target_seconds=1.0, tpot_target_seconds=0.05)

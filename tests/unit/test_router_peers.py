@@ -14,6 +14,7 @@ from memroute_router.discovery.static import ConfigError, read_config
 from memroute_router.peer_addresses import parse_peer
 from memroute_router.peers import PeerLink, PeerNames, PeerSecretError, read_secret
 from memroute_router.settings import parse_settings
+from peer_rig import alike, heard, num_keys
 from router_rig import Engine, Rig, exchange, until, whole
 
 NUM_REPLICAS = 4
@@ -80,42 +81,6 @@ async def routers(count, *flags):
 def introduce(*rigs):
     for rig in rigs:
         rig.link.set_addresses("test", [other.address for other in rigs if other is not rig])
-
-
-def num_keys(cached, replica):
-    return sum(len(keys) for keys, _ in cached.guessed_stretches(replica))
-
-
-def knowledge(rig):
-    """Of prompts and sessions, on which replica."""
-    cached = rig.pools.by_model["m"].dispatcher.cached
-    keys = {
-        (replica.info.key, key)
-        for replica in rig.replicas
-        for stretch, _ in cached.guessed_stretches(replica.info.key)
-        for key in stretch
-    }
-    return keys | {session[:2] for session in cached.recent_sessions(1000)}
-
-
-async def heard(teller, hearer):
-    """Until the hearer knows what the teller knows, and that what was sent has ended.
-
-    Not until some datagrams have come: on a busy machine those are what was told before.
-    """
-    peers = hearer.group.peers
-    await until(
-        lambda: (
-            knowledge(hearer) >= knowledge(teller) and not any(peer.open for peer in peers.values())
-        )
-    )
-
-
-def alike(*rigs):
-    """As if all replicas had shown the same speed: a busy machine makes some of them look slow."""
-    for rig in rigs:
-        for replica in rig.replicas:
-            replica.ledger.speed.assume(prompt_seconds=0.01, token_seconds=1e-4)
 
 
 def dead_address():

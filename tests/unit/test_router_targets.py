@@ -9,7 +9,9 @@ from memroute.traffic.admission import QueueLimits
 from memroute.traffic.request import RequestProfile
 from memroute_router.http.client import Endpoint
 from memroute_router.metrics.exported import RouterMetrics
-from memroute_router.replicas.pools import CommonSettings, Pools, PoolSettings, ReplicaInfo
+from memroute_router.replicas.pool_settings import CommonSettings, PoolSettings
+from memroute_router.replicas.pools import Pools
+from memroute_router.replicas.replica import ReplicaInfo
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from memroute_cli.main import app
 from memroute_cli.simulate.scenario import ScenarioError, scenario
-from memroute_router.replicas.pools import PoolSettings
+from memroute_router.replicas.pool_settings import PoolSettings
 from memroute_router.settings import parse_settings as parse_router
 
 MODEL = "meta-llama/Llama-3.1-8B"

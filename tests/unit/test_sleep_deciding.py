@@ -18,13 +18,12 @@ from memroute_operator.plan import (
     Outcome,
     plan_step,
 )
-from memroute_operator.readings.demand import Demand, DemandLog
+from memroute_operator.readings.demand import DemandLog
 from memroute_operator.readings.router_metrics import RouterMetrics, arrivals_of
 from memroute_operator.replicas.reading import read_replica
 from memroute_operator.replicas.replica import ReplicaState, Seen
 from memroute_operator.rules.priorities import Priority, PriorityClasses
 from memroute_operator.sleeping.mark import (
-    ANNOTATION_SLEEP,
     ANNOTATION_SLEEPS,
     ANNOTATION_WAKE_SECONDS,
     MarkedState,
@@ -35,37 +34,9 @@ from memroute_operator.sleeping.sight import EngineSight
 from memroute_operator.sleeping.telling import asleep_condition, ready_of, sleep_fields
 from memroute_operator.spec.deployment import EngineType
 from memroute_operator.spec.revision import revision_of
-from planned_objects import GPU, NOW, context, deployment, facts, pod_of
+from planned_objects import GPU, context, deployment, facts, pod_of
+from sleep_steps import FALLING, LONG, QUIET, decided, marks, pod
 from sleeping_world import sleeper
-
-QUIET = Demand(read_seconds=0.5, known_seconds=1e6)
-FALLING = Seen(serving_seconds=1e5, sleep_seconds=10.0, resting_seconds=10.0)
-LONG = Seen(serving_seconds=1e5, sleep_seconds=1e4, resting_seconds=1e4)
-
-
-def pod(of, state=None, *, room_for=None, restarts=0):
-    """A replica that was last written to be so."""
-    made = pod_of(of)
-    if state is not None:
-        text = mark_now(state, NOW, restarts, room_for).text()
-        made["metadata"]["annotations"][ANNOTATION_SLEEP] = text
-    return made
-
-
-def marks(step):
-    return {
-        (one.replica.deployment_name, one.state.value)
-        for one in step.actions
-        if isinstance(one, MarkSleep)
-    }
-
-
-def decided(models, pods, demand=QUIET, seen=LONG, **others):
-    """Routers have been told of each pod for as long as it is ``seen`` to be so."""
-    seen_as = {one["metadata"]["name"].replace("-", "_"): seen for one in pods}
-    told = {one["metadata"]["uid"]: seen.sleep_seconds or 0.0 for one in pods}
-    given = context(demand=demand, **({"told_seconds": told} | others))
-    return plan_step(facts(models, pods, **seen_as), given)
 
 
 def test_nobody_sleeps_who_was_not_made_to():

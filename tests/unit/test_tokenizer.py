@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from memroute_router.prompts.tokenizer import PromptTokenizer, TokenizerError, Tokenizers
-from memroute_router.replicas.pools import PoolSettings
+from memroute_router.replicas.pool_settings import PoolSettings
 from router_rig import Rig, body, exchange, raw, until, whole
 
 WORDS = ["[UNK]", "<s>", "<user>", "<assistant>", "once", "upon", "a", "time", "tools", "hi"]

@@ -17,19 +17,20 @@ free for a sleeper = max(0, usable - foreign - sum(all promises) + sum(lent))
 
 Promises alone are blind to foreign processes. Readings alone book twice while weights load.
 A reading shows a promise when it is younger than the replica's readiness: what a replica has
-loaded since the reading was taken is not in it (``foreign_use``). Memory of nodes, beside their
-devices, is counted in ``node_memory``.
+loaded since the reading was taken is not in it (``foreign_use``). Devices that are handed out whole
+are counted in ``whole_devices``, memory of nodes beside their devices in ``node_memory``.
 """
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from memroute.placement.foreign_use import ForeignUse, without_own
+from memroute.placement.foreign_use import ForeignUse
 from memroute.placement.inventory import Device, Inventory, Node, PlacementMode, Reservation
 from memroute.placement.node_memory import NodeMemory
 from memroute.placement.sleepers import Sleepers
 from memroute.placement.ways import Way, weigh_way
+from memroute.placement.whole_devices import WholeDevices
 
 # Driver readings are whole MiB, and their parts are rounded one by one.
 OVERBOOKED_TOLERANCE_BYTES = 64 * 1024 * 1024
@@ -66,12 +67,10 @@ class Ledger:
         self.stuck_devices: set[str] = set()
         """Shared devices of pods that hang in Terminating: nobody can start there."""
         self._ignore_use = ignore_use
-        self._live_pods = inventory.live_pods
         self._reserved_bytes: dict[str, int] = {}
         self._foreign = ForeignUse(None if ignore_use else inventory)
         self._full_devices: set[str] = set()
-        self._num_exclusive: dict[str, int] = {}
-        self._num_exclusive_ready: dict[str, int] = {}
+        self._whole = WholeDevices(self.by_name, inventory.live_pods)
         self._bytes_of_namespace = Counter[str]()
         self._shared_on_node: dict[str, dict[str, int]] = {}
         self._holders: dict[str, dict[str, int]] = {}
@@ -169,9 +168,7 @@ class Ledger:
             self._count_bytes(claim, uuid, size * sign)
         for uuid, size in way.called_back_bytes.items():
             self._sleepers.call_back(uuid, size * sign)
-        if way.added_devices:
-            key = self.key_of(claim)
-            self._num_exclusive[key] = self._num_exclusive.get(key, 0) + way.added_devices * sign
+        self._whole.count_way(way, sign)
 
     def _count(self, reservation: Reservation, sign: int) -> None:
         """Add (1) or take away (-1) a promise."""
@@ -197,26 +194,7 @@ class Ledger:
             self.busy_devices.update(reservation.device_bytes)
         if reservation.is_stuck:
             self.stuck_devices.update(reservation.device_bytes)
-        count = reservation.num_exclusive_devices
-        if count:
-            key = self.key_of(reservation)
-            if predecessor is not None and self.key_of(predecessor) == key:
-                count = max(0, count - predecessor.num_exclusive_devices)
-            self._num_exclusive[key] = self._num_exclusive.get(key, 0) + count * sign
-            if reservation.ready_seconds is not None:
-                ready = self._num_exclusive_ready.get(key, 0)
-                self._num_exclusive_ready[key] = ready + count * sign
-
-    def key_of(self, reservation: Reservation) -> str:
-        """The key of the node that it is on, with the resource of which it holds devices.
-
-        Where nobody says which, or the node has none of it any more, its first: it counts.
-        """
-        nodes = self.by_name.get(reservation.node)
-        if not nodes:
-            return reservation.node
-        found = (node.key for node in nodes if node.resource == reservation.resource)
-        return next(found, nodes[0].key)
+        self._whole.count(reservation, predecessor, sign)
 
     def _count_devices(
         self, reservation: Reservation, predecessor: Reservation | None, sign: int
@@ -254,7 +232,7 @@ class Ledger:
     def _mark_full_devices(self) -> None:
         """Devices of shared nodes that some pod holds whole: a label was put on a node in use."""
         for node in self.nodes:
-            num_whole = node.num_foreign_devices + self._num_exclusive.get(node.key, 0)
+            num_whole = self._whole.num_held(node)
             if node.mode is not PlacementMode.SHARED or not num_whole:
                 continue
             known = {
@@ -273,13 +251,6 @@ class Ledger:
             return False
         reservation = self.by_owner.get(pod)
         return reservation is None or device.uuid not in reservation.device_bytes
-
-    def attributed_pod(self, device: Device) -> str | None:
-        """The pod that holds the device as far as the exporter knows; None for one that is gone."""
-        pod = device.assigned_pod
-        if pod is None or self._live_pods is None or pod in self._live_pods:
-            return pod
-        return None
 
     def replicas_on_node(self, deployment: str, node: str) -> int:
         """How many replicas of a deployment the node holds."""
@@ -409,68 +380,24 @@ class Ledger:
             free = self._with_lent(uuid, free, rest_bytes)
         return max(0, free)
 
+    # Devices that are handed out whole
+
+    def key_of(self, reservation: Reservation) -> str:
+        """The key of the node that it is on, with the resource of which it holds devices."""
+        return self._whole.key_of(reservation)
+
+    def attributed_pod(self, device: Device) -> str | None:
+        """The pod that holds the device as far as the exporter knows; None for one that is gone."""
+        return self._whole.attributed_pod(device)
+
     def num_free_devices(self, node: Node) -> int:
         """Whole devices of the node that the device plugin can still hand out."""
         if self._ignore_use:
             return node.num_allocatable
-        held = node.num_foreign_devices + self._num_exclusive.get(node.key, 0)
-        shared = self._shared_on_node.get(node.name)
-        if shared:  # the label was taken off a node in use
-            others = {
-                device.uuid
-                for other in self.by_name[node.name]
-                if other is not node
-                for device in other.devices
-            }
-            held += sum(1 for uuid, size in shared.items() if size > 0 and uuid not in others)
-        return max(0, node.num_allocatable - held)
+        return self._whole.num_free(node, self._shared_on_node.get(node.name))
 
     def exclusive_bytes(self, node: Node) -> int:
-        """Bytes that an exclusive replica can count on, whichever free device it is given.
-
-        The least-free device that no pod holds: foreign processes on a device count against
-        it, because the device plugin does not see them. Where the exporter does not attribute
-        devices to pods, the fullest ones are taken to be those of the pods that run.
-        """
+        """Bytes that an exclusive replica can count on, whichever free device it is given."""
         if self._ignore_use:
             return min((device.usable_bytes for device in node.devices), default=0)
-        released = [one for one in self._released if self.key_of(one) == node.key]
-        by_pod = {one.owner: one for one in released}
-        attributed: set[str] = set()
-        own: list[int] = []
-        unassigned: list[tuple[int, Device]] = []
-        num_unusable = 0
-        for device in node.devices:
-            pod = self.attributed_pod(device)
-            if pod is None and device.unusable_reason is not None:
-                num_unusable += 1
-            elif pod is None:
-                unassigned.append((self._exclusive_free(device), device))
-            elif pod in by_pod:
-                own.append(without_own(device, by_pod[pod]))
-                attributed.add(pod)
-        if num_unusable > len(node.devices) - node.num_allocatable:
-            return 0  # the device plugin still hands it out, and nobody can tell it not to
-        unassigned.sort(key=lambda item: item[0])
-        num_assigned = len(node.devices) - len(unassigned) - len(own) - num_unusable
-        num_running = node.num_foreign_devices + self._num_exclusive_ready.get(node.key, 0)
-        others = max(0, num_running - num_assigned)
-        for one in released:
-            if one.owner in attributed or one.ready_seconds is None:
-                continue
-            # Unattributed: of the fullest devices, those after the others' are taken to be its own.
-            mine = unassigned[others : others + one.num_exclusive_devices]
-            own += [without_own(device, one) for _, device in mine]
-            others += len(mine)
-        candidates = own + [free for free, _ in unassigned[others:]]
-        return min(candidates, default=0)
-
-    def _exclusive_free(self, device: Device) -> int:
-        """Free bytes of a device that no pod holds whole."""
-        promised = self._reserved_bytes.get(device.uuid or "", 0)
-        live = device.live_free_bytes
-        if device.assigned_pod is not None:
-            # Attributed to a pod that is gone: the reading is of the time when it ran.
-            live = None
-        free = device.usable_bytes if live is None else min(device.usable_bytes, live)
-        return max(0, min(free, device.usable_bytes - promised))
+        return self._whole.bytes_of_free(node, self._released, self._reserved_bytes)

@@ -111,10 +111,30 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 {{- include "memroute.looksForPeers" (dict "root" . "component" "router" "values" .Values.router) -}}
 {{- end }}
 
-{{/* Whether the pods of a component look for each other. */}}
+{{/* Whether routers and pickers, which send to the same replicas, look for each other. They hear each other on one port, by one key. */}}
+{{- define "memroute.peersAreOne" -}}
+{{- $router := .Values.router -}}
+{{- $picker := .Values.picker -}}
+{{- $isEither := or (eq (toString $router.peers.enabled) "false") (eq (toString $picker.peers.enabled) "false") -}}
+{{- $isAlike := and (eq (int $router.peers.port) (int $picker.peers.port)) (eq (toString $router.peers.secretName) (toString $picker.peers.secretName)) -}}
+{{- and $router.enabled $picker.enabled (not $isEither) $isAlike -}}
+{{- end }}
+
+{{/* Whether the pods of a component look for each other, or for those of the other. */}}
 {{- define "memroute.looksForPeers" -}}
 {{- $enabled := .values.peers.enabled -}}
-{{- ternary (eq (include "memroute.isSeveral" .) "true") $enabled (kindIs "invalid" $enabled) -}}
+{{- $isNeeded := or (eq (include "memroute.isSeveral" .) "true") (eq (include "memroute.peersAreOne" .root) "true") -}}
+{{- ternary $isNeeded $enabled (kindIs "invalid" $enabled) -}}
+{{- end }}
+
+{{/* By which labels they are found: both kinds, also where there is one alone, unless they cannot hear each other. */}}
+{{- define "memroute.peerSelector" -}}
+{{- $areBoth := and .root.Values.router.enabled .root.Values.picker.enabled -}}
+{{- if and $areBoth (ne (include "memroute.peersAreOne" .root) "true") -}}
+{{- include "memroute.selectorText" . -}}
+{{- else -}}
+{{- include "memroute.selectorText" . | replace (printf "component=%s" .component) "component in (picker,router)" -}}
+{{- end -}}
 {{- end }}
 
 {{/* Whether the operator leads gateways to a picker: this release's, or one that a setting names. */}}

@@ -84,7 +84,7 @@ spec:
             {{- end }}
             {{- if $hasPeers }}
             - --peer-selector
-            - {{ include "memroute.selectorText" $this }}
+            - {{ include "memroute.peerSelector" $this | quote }}
             - --peer-namespace
             - {{ $root.Release.Namespace }}
             - --peer-port

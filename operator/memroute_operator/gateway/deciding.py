@@ -40,6 +40,8 @@ from memroute_operator.spec.deployment import INTERNAL_ERROR, Deployment
 
 # Of a pool whose ModelDeployment does not say. Source: the schema of InferencePool.
 FAIL_CLOSE = "FailClose"
+# What a gateway does then that goes on without a picker, to any pod of the pool that is ready.
+FAIL_OPEN = "FailOpen"
 
 
 class Verb(StrEnum):

@@ -86,6 +86,8 @@ class GatewayKeeper:
     namespaces: Sequence[str] = ()
     """That are looked after; none for all."""
     _pickers: Pickers = field(default_factory=lambda: Pickers(namespace=None, labels=None, port=0))
+    _away_since: float | None = None
+    """Since when no picker is ready, by the clock; None while one is, or nobody has looked."""
     _put_off: set[str] = field(default_factory=set)
     """Whose lanes were busy when a step had something to do: what was under way has changed it."""
     _is_asked_for: bool = False
@@ -145,10 +147,20 @@ class GatewayKeeper:
         if self._find_pickers is None or not self._is_asked_for:
             return
         found = self._find_pickers()
+        if found.addresses:
+            self._away_since = None
+        elif self._away_since is None:
+            self._away_since = self.clock()
         if found != self._pickers:
             LOGGER.info("pickers addresses=%s", ",".join(found.addresses) or "none")
             self._pickers = found
             self.on_change()
+
+    def away_seconds(self) -> float | None:
+        """For how long no picker has been ready; None while one is, or nobody asks for one."""
+        if self._away_since is None or not self._is_asked_for:
+            return None
+        return self.clock() - self._away_since
 
     def start(self, deployments: Sequence[Deployment]) -> None:
         """Start what is to be done where the lane is free; the rest comes with a later step."""
@@ -187,6 +199,7 @@ class GatewayKeeper:
             asks_for_picker(one) for one in pools.values()
         )
         if not was_asked_for:
+            self._away_since = None
             self.look()  # what is known of its pods is old, or nothing
         existing = Existing(pools=pools, services=services, slices=slices)
         return plan_gateway(deployments, existing, self._pickers)

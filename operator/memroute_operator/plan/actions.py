@@ -40,6 +40,10 @@ class Delete:
     """Not if it has changed since: its owner may have been taken off it, to leave it behind."""
     avoid_node: bool = False
     """Whether the node has refused it: the next one is placed elsewhere for a while."""
+    has_failed: bool = False
+    """Whether its engine has, though the pod has not: the next one waits, each time longer."""
+    room_for: str | None = None
+    """``namespace/name`` of the ModelDeployment whose sleeper gets its room back by that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +199,9 @@ class Outcome:
     it shares none."""
     sleep_waits: str | None = None
     """What a replica that is to wake waits for, as a sentence without its subject."""
+    stands_aside_for: str | None = None
+    """``namespace/name`` of the ModelDeployment that has to wake before a replica is made again: it
+    had lent its room to one that did not start."""
     sleep_trouble: str | None = None
     """What is in the way of an engine's sleep or wake, as a sentence."""
     overbooked: list[Overbooked] = field(default_factory=list)
@@ -257,5 +264,10 @@ class PlanContext:
     """Engines that have not fallen asleep of late, by the uid of their pod → why."""
     told_seconds: Mapping[str, float] = field(default_factory=dict)
     """Pods that fall asleep, by uid → for how long their status has told routers so."""
+    picker_away_seconds: float | None = None
+    """For how long no endpoint picker has been ready; None while one is, or none is asked for."""
+    stood_aside: Mapping[str, str] = field(default_factory=dict)
+    """Slots (``namespace/name#index``) whose replica did not start, and was ended for a sleeper
+    that had lent it its room → the ModelDeployment of that one."""
     weights: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Nodes that have weights, by ``Deployment.weights_key``."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from memroute_operator.plan.actions import Delete, PlanContext
 from memroute_operator.replicas.replica import Replica
+from memroute_operator.sleeping.giving_up import why_given_up
 from memroute_operator.spec.deployment import Deployment
 
 # kube-scheduler tries again within a second when a pod leaves; longer means that it lost.
@@ -212,15 +213,21 @@ def _must_go(deployment: Deployment, replica: Replica, context: PlanContext) -> 
     if replica.owner_uid != deployment.uid:
         why = "it belongs to a ModelDeployment that was deleted"
         return Delete(replica=replica, why=why, only_as_seen=True)
+    gave_up = why_given_up(replica, context.sights.get(replica.uid))
+    if gave_up is not None:
+        return Delete(replica=replica, why=gave_up, has_failed=True)
+    refusal = _node_refuses(replica)
+    return None if refusal is None else Delete(replica=replica, why=refusal, avoid_node=True)
+
+
+def _node_refuses(replica: Replica) -> str | None:
+    """Why its node does not run it; None where it does, or may."""
     if replica.is_terminal:
-        why = replica.failure or "its containers have ended"
-        return Delete(replica=replica, why=why, avoid_node=True)
+        return replica.failure or "its containers have ended"
     if replica.is_out_of_disk:
-        why = f"node {replica.node} has no space for its weights: {replica.failure}"
-        return Delete(replica=replica, why=why, avoid_node=True)
+        return f"node {replica.node} has no space for its weights: {replica.failure}"
     seconds = replica.seen.unschedulable_seconds
     if seconds is not None and seconds > UNSCHEDULABLE_SECONDS:
         said = f": {replica.scheduler_message}" if replica.scheduler_message else ""
-        why = f"kube-scheduler found no room for it on {replica.node}{said}"
-        return Delete(replica=replica, why=why, avoid_node=True)
+        return f"kube-scheduler found no room for it on {replica.node}{said}"
     return None

@@ -40,6 +40,7 @@ from memroute_operator.plan.wishes import (
 )
 from memroute_operator.replicas.replica import Replica
 from memroute_operator.sleeping.deciding import Sleeps
+from memroute_operator.sleeping.latecomers import called_back
 from memroute_operator.spec.deployment import Deployment
 
 
@@ -292,6 +293,12 @@ class _Planning:
 
     def _wishes(self, keepings: Mapping[str, Keeping]) -> Wishes:
         wishes = Wishes()
+        aside = self._context.stood_aside
+        owners = called_back(
+            [one for one in self._deployments if one.key in aside.values()],
+            self._by_deployment,
+            self._context.demand,
+        )
         for deployment in self._deployments:
             missing = missing_of(
                 deployment,
@@ -302,7 +309,11 @@ class _Planning:
             )
             for one in missing:
                 self._slots[deployment.key].add(one.wanted.key.index)
-                wishes.add(one)
+                owner = aside.get(one.slot)
+                if owner is not None and owner in owners:
+                    self._step.outcomes[deployment.key].stands_aside_for = owner
+                else:
+                    wishes.add(one)
         return wishes
 
     def _place(self, missing: list[Missing]) -> None:

@@ -48,27 +48,35 @@ def deadline_seconds(deployment: Deployment) -> float:
     return DEADLINE_SECONDS + 2.0 * weights / LOAD_BYTES_PER_SECOND
 
 
-def _failed(deployment: Deployment, updated: Iterable[Replica]) -> FailedRevision | None:
+def start_failure(deployment: Deployment, replica: Replica) -> tuple[str, str] | None:
+    """That a replica is not ready and will not be, or not in time: the reason and a sentence.
+
+    None while it may, or is.
+    """
+    if replica.is_ready:
+        return None
+    diagnosis = replica.diagnosis
+    if diagnosis is not None and is_lasting(diagnosis.name):
+        return diagnosis.name, f"{replica.pod_name}: {diagnosis.message}"
     deadline = deadline_seconds(deployment)
+    if (replica.seen.starting_seconds or 0.0) <= deadline:
+        return None
+    last = replica.failure or (replica.last_end and replica.last_end.message)
+    told = f"{replica.pod_name} did not become ready within {deadline:.0f} s"
+    return DEADLINE_EXCEEDED, f"{told}: {last}" if last else told
+
+
+def _failed(deployment: Deployment, updated: Iterable[Replica]) -> FailedRevision | None:
     for replica in updated:
-        if replica.is_ready:
-            continue
-        diagnosis = replica.diagnosis
-        if diagnosis is not None and is_lasting(diagnosis.name):
-            reason, told = diagnosis.name, f"{replica.pod_name}: {diagnosis.message}"
-        elif (replica.seen.starting_seconds or 0.0) > deadline:
-            last = replica.failure or (replica.last_end and replica.last_end.message)
-            reason = DEADLINE_EXCEEDED
-            told = f"{replica.pod_name} did not become ready within {deadline:.0f} s"
-            told += f": {last}" if last else ""
-        else:
-            continue
-        return FailedRevision(
-            revision=deployment.revision,
-            reason=reason,
-            message=told,
-            retry=deployment.rollout.retry,
-        )
+        failure = start_failure(deployment, replica)
+        if failure is not None:
+            reason, told = failure
+            return FailedRevision(
+                revision=deployment.revision,
+                reason=reason,
+                message=told,
+                retry=deployment.rollout.retry,
+            )
     return None
 
 

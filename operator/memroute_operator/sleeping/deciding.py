@@ -18,16 +18,18 @@ from collections.abc import Iterable, Sequence
 from memroute.placement import Device, Solver
 from memroute_kube.sleeping import SleepState
 from memroute_operator.engines.sleep_mode import sleep_mode_of
+from memroute_operator.gateway.deciding import FAIL_OPEN, failure_mode
 from memroute_operator.gather import Facts
-from memroute_operator.plan.actions import MarkSleep, PlanContext, Step
+from memroute_operator.plan.actions import Delete, MarkSleep, PlanContext, Step
 from memroute_operator.plan.draining import DRAIN_NOTICE_SECONDS
 from memroute_operator.plan.preemption import priority_of
 from memroute_operator.plan.wishes import Missing
 from memroute_operator.replicas.replica import Replica
+from memroute_operator.sleeping.beside import Beside
 from memroute_operator.sleeping.mark import MarkedState
-from memroute_operator.sleeping.models import Model
+from memroute_operator.sleeping.models import UNWATCHED, UNWATCHED_SECONDS, Model
 from memroute_operator.sleeping.newcomers import room_for_newcomer
-from memroute_operator.sleeping.room import Candidate, Room, find_room, grows, shortage_of
+from memroute_operator.sleeping.room import Late, Room, find_room, grows, shortage_of
 from memroute_operator.sleeping.sight import EngineSight
 from memroute_operator.spec.deployment import Deployment
 
@@ -62,9 +64,6 @@ class Sleeps:
         is_complete = context.demand is not None and context.demand.is_complete
         self._demand = context.demand if is_complete else None
         self._replicas = [one for one in facts.replicas if one.may_sleep]
-        self._starting = {
-            uuid for one in facts.replicas if one.is_starting for uuid in one.device_bytes
-        }
         self._devices: dict[str, Device] = {
             device.uuid: device
             for node in facts.inventory.nodes
@@ -83,6 +82,13 @@ class Sleeps:
         }
         self._refused = {one.deployment.key: one for one in reversed(refused)}
         self._marked: set[str] = set()
+        self._beside = Beside(
+            facts.replicas,
+            context,
+            models=self._models,
+            demand=self._demand,
+            marked=self._marked,
+        )
         self._kept = Counter[str]()
         """Bytes by device that are kept for somebody who waits for them."""
 
@@ -96,6 +102,7 @@ class Sleeps:
                     self._trouble(model, f"{replica.pod_name} is kept awake: {why}")
                 if replica.sleep_mark is not None and replica.may_sleep:
                     self._settle(model, replica)
+        self._await_pickers()
         self._keep_for_newcomers()
         for model in self._by_need():
             self._wake(model)
@@ -106,11 +113,13 @@ class Sleeps:
 
     def _model(self, deployment: Deployment, replicas: Sequence[Replica]) -> Model:
         known = priority_of(deployment, self._context)
+        fails_open = failure_mode(deployment) == FAIL_OPEN
         return Model(
             deployment=deployment,
             replicas=replicas,
             mode=sleep_mode_of(deployment),
             priority=0 if known is None else known.value,
+            unwatched_seconds=self._context.picker_away_seconds if fails_open else None,
         )
 
     # What is under way.
@@ -171,6 +180,8 @@ class Sleeps:
             return "a router does not answer, or does not count arrivals"
         if seconds >= SILENT_SECONDS:
             return "it did not fall asleep in time"
+        if model.unwatched_seconds is not None:
+            return UNWATCHED
         is_recent = seconds - demand.read_seconds >= DRAIN_NOTICE_SECONDS
         if is_recent and demand.in_flight.get(replica.key, 0):
             return "a request is at it"
@@ -210,6 +221,13 @@ class Sleeps:
                 self._kept.update(grows(one))
                 self._due(TIMER_SECONDS)
 
+    def _await_pickers(self) -> None:
+        """Look again when those are to be woken whose gateways do without a picker."""
+        for model in self._models.values():
+            seconds = model.unwatched_seconds
+            if seconds is not None and seconds < UNWATCHED_SECONDS and model.asleep:
+                self._due(max(TIMER_SECONDS, UNWATCHED_SECONDS - seconds))
+
     # Who wakes.
 
     def _by_need(self) -> list[Model]:
@@ -238,12 +256,15 @@ class Sleeps:
                 return
             room = self._room_for(model, replica)
             if room.is_there:
-                self._rouse(replica, "it is asked for")
+                is_watched = model.unwatched_seconds is None
+                self._rouse(replica, "it is asked for" if is_watched else UNWATCHED)
                 continue
             self._due(TIMER_SECONDS)
             self._waits(model, room.waits or "waits for room")
             if room.is_coming:
                 self._kept.update(grows(replica))
+            for late in room.ended:
+                self._end(late, model)
             for other in room.chosen:
                 self._put_to_sleep(other, f"{model.key} needs its room", room_for=model.key)
 
@@ -252,67 +273,23 @@ class Sleeps:
         shortage = shortage_of(replica, ledger, self._devices, self._kept)
         if shortage is None:
             return Room(waits="waits for its devices: they are not there, or may not be used")
-        falling = [one for one in self._replicas if one.uid not in self._marked]
-        return find_room(shortage, falling, self._candidates(model.key, model.priority, replica))
-
-    def _candidates(
-        self, key: str, priority: int, replica: Replica | None = None
-    ) -> list[Candidate]:
-        """Other models that have room where it sleeps, and why each of them keeps it."""
-        demand = self._demand
-        found = []
-        for other in self._models.values():
-            awake = [one for one in other.awake if one.uid not in self._marked]
-            if replica is not None:
-                there = replica.device_bytes.keys()
-                awake = [one for one in awake if there & one.device_bytes.keys()]
-            if other.key == key:
-                continue
-            if not awake:
-                if replica is not None and self._is_on_the_way(other, replica):
-                    why = "is on the way to serve"
-                    found.append(Candidate(model=other, idle_seconds=0.0, why_not=why))
-                continue
-            found.append(
-                Candidate(
-                    model=other,
-                    idle_seconds=0.0 if demand is None else other.idle_seconds(demand),
-                    why_not=self._why_not(other, priority),
-                )
-            )
-        return found
-
-    def _is_on_the_way(self, other: Model, replica: Replica) -> bool:
-        """Whether a replica of it has room on those devices, and neither serves nor gives it up."""
-        return any(
-            one.uid not in self._marked
-            and not one.is_resting
-            and one.sleep_state is not SleepState.FALLING_ASLEEP
-            and not one.device_bytes.keys().isdisjoint(replica.device_bytes)
-            for one in other.replicas
+        return find_room(
+            shortage,
+            falling=[one for one in self._replicas if one.uid not in self._marked],
+            ending=self._beside.ending(replica),
+            late=self._beside.late(model, replica),
+            candidates=self._beside.candidates(model.key, model.priority, replica),
         )
 
-    def _why_not(self, other: Model, priority: int) -> str | None:
-        """Why a model that is awake is not put to sleep for one of that priority."""
-        demand = self._demand
-        reasons = (
-            (demand is None, "may be busy: a router does not answer"),
-            (demand is not None and other.is_busy(demand), "is busy there"),
-            (other.mode is None or other.deployment.paused, "is not to sleep"),
-            (other.priority > priority, "has a higher priority"),
-            (other.woke_lately, "woke a moment ago"),
-            (not other.is_settled, "is on the way to serve"),
-            (self._has_refused(other), "did not fall asleep when it was told to"),
-            (self._starts_beside(other), "has an engine beside it that starts"),
+    def _end(self, late: Late, model: Model) -> None:
+        """End a replica that does not start, for a sleeper that had lent it its room."""
+        replica = late.replica
+        self._beside.ended.add(replica.uid)
+        self._step.outcomes[replica.deployment].kept.discard(replica.key)
+        why = f"{late.why}; {model.key} is asked for, and had lent it its room"
+        self._step.actions.append(
+            Delete(replica=replica, why=why, has_failed=True, room_for=model.key)
         )
-        return next((why for holds, why in reasons if holds), None)
-
-    def _has_refused(self, model: Model) -> bool:
-        return any(one.uid in self._context.sleep_refusals for one in model.replicas)
-
-    def _starts_beside(self, model: Model) -> bool:
-        """Whether an engine starts on one of its devices: memory that is freed would confuse it."""
-        return any(uuid in self._starting for one in model.awake for uuid in one.device_bytes)
 
     # Who sleeps.
 
@@ -333,7 +310,7 @@ class Sleeps:
         known = priority_of(missing.deployment, self._context)
         candidates = [
             one
-            for one in self._candidates(key, 0 if known is None else known.value)
+            for one in self._beside.candidates(key, 0 if known is None else known.value)
             if one.why_not is None
         ]
         for other in room_for_newcomer(missing.wanted, self._solver, candidates):
@@ -345,13 +322,13 @@ class Sleeps:
         awake = [one for one in model.awake if one.uid not in self._marked]
         if demand is None or mode is None or not awake or model.deployment.paused:
             return
-        if self._has_refused(model):
+        if self._beside.has_refused(model):
             return
         left = mode.after_seconds - model.idle_seconds(demand)
         if left > 0 or model.is_busy(demand):
             self._due(max(TIMER_SECONDS, left))
             return
-        if not model.is_settled or self._starts_beside(model):
+        if not model.is_settled or self._beside.starts_beside(model):
             self._due(TIMER_SECONDS)
             return
         self._put_to_sleep(model, f"nobody has asked for it for {mode.after_seconds:.0f} s")

@@ -4,11 +4,12 @@ It goes by the mark alone (``memroute.dev/sleep``), asks the engine where it sta
 what is missing. So whoever takes over from an operator that died goes on where that one was. It
 writes nothing to the API server: what it sees goes into the next step, which writes the next mark.
 
-Owns what each engine was last seen to do, and when it is asked next.
+Owns what each engine was last seen to do, how often that has failed, and when it is asked next.
 """
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import NoReturn, assert_never
@@ -16,22 +17,28 @@ from typing import NoReturn, assert_never
 from memroute_kube.routing import read_routing_status
 from memroute_kube.shapes import mapping
 from memroute_kube.sleeping import SleepState
+from memroute_operator.actions.backoff import Backoff
 from memroute_operator.adapters.caller import Caller
 from memroute_operator.replicas.replica import Replica
 from memroute_operator.sleeping.calls import Engine, fall_asleep, is_sleeping, wake
+from memroute_operator.sleeping.giving_up import MAX_FAILED_WAKES
 from memroute_operator.sleeping.mark import SleepMark
 from memroute_operator.sleeping.sight import EngineSight
+from memroute_operator.sleeping.telling import SLEEP_FAILED
 from memroute_operator.spec.deployment import Deployment
 from memroute_operator.turns import Turns, look_forever
 
 LOGGER = logging.getLogger(__name__)
 # How often it is looked for what is due, in seconds.
 TICK_SECONDS = 0.25
-# Before an engine is asked again: while something is under way, after a failure, and while it
-# sleeps as it should (a person may wake it by hand). Chosen by hand; a question costs it 1 ms.
+# Before an engine is asked again, while something is under way, and while it sleeps as it should (a
+# person may wake it by hand). Chosen by hand; a question costs it 1 ms.
 BUSY_SECONDS = 0.5
-TROUBLED_SECONDS = 5.0
 SETTLED_SECONDS = 30.0
+# The same after a failure, twice as long after each one in a row, up to the most: chosen by hand. A
+# wake maps gigabytes before it fails, and its reason seldom goes by itself within seconds.
+FIRST_TROUBLED_SECONDS = 5.0
+MAX_TROUBLED_SECONDS = 60.0
 # How long an engine that did not fall asleep is left awake, in seconds: chosen by hand. Its next
 # refusal costs its clients as long as it falls asleep, so it should be rare.
 REFUSED_SECONDS = 600.0
@@ -65,6 +72,7 @@ class SleepKeeper:
         on_change: Callable[[], None],
         on_bug: Callable[[str, Exception], None],
         on_woken: Callable[[float], None] = lambda _: None,
+        rng: random.Random | None = None,
     ) -> None:
         """``on_change``: a step has something new to see. ``on_woken``: a wake took so long."""
         self._caller = caller
@@ -72,6 +80,8 @@ class SleepKeeper:
         self._on_change = on_change
         self._on_bug = on_bug
         self._on_woken = on_woken
+        self._rng = rng or random.Random()  # noqa: S311 - jitter
+        self._failures = _no_failures()
         self._targets: dict[str, Target] = {}
         self._due: dict[str, tuple[SleepMark, bool, float]] = {}
         """Pod → the mark and the leave that its next question is about, and when that is due."""
@@ -115,6 +125,10 @@ class SleepKeeper:
             is_same = before is not None and before[:2] == about
             due[uid] = before if is_same and before is not None else (*about, now)
         self._targets, self._due = targets, due
+        for key, _ in self._failures.all_known():
+            target = targets.get(key.uid)
+            if target is None or target.mark != key.mark:
+                self._failures.succeeded(key)
         self.sights = {uid: one for uid, one in self.sights.items() if uid in targets}
         self.wake_seconds = {uid: one for uid, one in self.wake_seconds.items() if uid in present}
         self._refusals = {uid: one for uid, one in self._refusals.items() if uid in present}
@@ -132,6 +146,7 @@ class SleepKeeper:
     def forget(self) -> None:
         """Begin anew: what was seen in an earlier term may be so no more."""
         self._due.clear()
+        self._failures = _no_failures()
         self._targets.clear()
         self._told_at.clear()
         self.sights.clear()
@@ -151,21 +166,53 @@ class SleepKeeper:
 
     async def _look(self, target: Target) -> None:
         """See one through. A named boundary: a bug in one is that engine's alone."""
+        is_bug = False
         try:
             sight = await self._keep(target)
         except Exception as error:  # noqa: BLE001 - as said above
             self._on_bug("sleep", error)
+            is_bug = True
             sight = EngineSight(mark=target.mark, trouble="an internal error: see the logs")
         finally:
             self._turns.end(target)
+        sight, pause = self._judged(target, sight, is_bug=is_bug)
         due = self._due.get(target.uid)
         if due is not None and due[:2] == (target.mark, target.may_fall_asleep):
-            self._due[target.uid] = (*due[:2], self._clock() + _pause(target, sight))
+            self._due[target.uid] = (*due[:2], self._clock() + pause)
         if target.uid in self._targets and sight != self.sights.get(target.uid):
             self.sights[target.uid] = sight
             if sight.trouble is not None:
                 LOGGER.warning("sleep troubled pod=%s error=%s", target.engine.pod, sight.trouble)
             self._on_change()
+
+    def _judged(
+        self, target: Target, sight: EngineSight, *, is_bug: bool
+    ) -> tuple[EngineSight, float]:
+        """What was seen, with how often it has failed, and for how long to wait, in seconds.
+
+        A bug of ours is no failure of the engine: nothing is given up for it.
+        """
+        key = _Tried(uid=target.uid, mark=target.mark, is_bug=is_bug)
+        if sight.trouble is None:
+            self._failures.succeeded(key)
+            is_settled = target.state in (None, SleepState.ASLEEP)
+            return sight, SETTLED_SECONDS if is_settled else BUSY_SECONDS
+        now = self._clock()
+        failure = self._failures.failed(
+            key,
+            reason=SLEEP_FAILED,
+            message=sight.trouble,
+            now_seconds=now,
+            chance=self._rng.random(),
+        )
+        pause = failure.due_seconds - now
+        if is_bug or target.state is not SleepState.WAKING:
+            return sight, pause
+        told = (
+            f"{failure.told}; failed {failure.count} time(s), and after {MAX_FAILED_WAKES} it is "
+            "replaced"
+        )
+        return replace(sight, trouble=told, why=failure.message, num_failed=failure.count), pause
 
     async def _keep(self, target: Target) -> EngineSight:
         """Ask one engine where it stands, and tell it what is missing."""
@@ -216,11 +263,17 @@ class SleepKeeper:
         return EngineSight(mark=target.mark, is_sleeping=False)
 
 
-def _pause(target: Target, sight: EngineSight) -> float:
-    if sight.trouble is not None:
-        return TROUBLED_SECONDS
-    is_settled = target.state in (None, SleepState.ASLEEP)
-    return SETTLED_SECONDS if is_settled else BUSY_SECONDS
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tried:
+    """What has failed: of which engine, and what was written of it then."""
+
+    uid: str
+    mark: SleepMark
+    is_bug: bool
+
+
+def _no_failures() -> Backoff[_Tried]:
+    return Backoff(first_seconds=FIRST_TROUBLED_SECONDS, max_seconds=MAX_TROUBLED_SECONDS)
 
 
 def told_to_routers(deployments: Iterable[Deployment]) -> frozenset[str]:

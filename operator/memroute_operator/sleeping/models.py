@@ -15,6 +15,10 @@ MIN_AWAKE_SECONDS = 30.0
 # For how long a request that was refused counts as a wish to wake it, in seconds, at least: its
 # client was told to come back. Chosen by hand, as long as routers' longest Retry-After.
 MIN_WISH_SECONDS = 60.0
+# For how long no picker has been ready before those are woken whose gateways go on without one, in
+# seconds: chosen by hand. A picker whose pod is replaced is back by then.
+UNWATCHED_SECONDS = 30.0
+UNWATCHED = "no picker is ready, and its gateway sends requests without one"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +31,9 @@ class Model:
     mode: SleepMode | None
     """What its spec asks for by now; None where it is not to sleep any more."""
     priority: int
+    unwatched_seconds: float | None = None
+    """For how long its gateway sends requests past every picker, so that nobody counts them (it
+    fails open); None while none does."""
 
     @property
     def key(self) -> str:
@@ -52,7 +59,12 @@ class Model:
         return not any(one.is_starting or one.changes_sleep for one in self.replicas)
 
     def is_busy(self, demand: Demand) -> bool:
-        """Whether a request of it waits, or is at a replica, or came with the last look."""
+        """Whether a request of it waits, or is at a replica, or came with the last look.
+
+        One that nobody watches may be: it is taken to be.
+        """
+        if self.unwatched_seconds is not None:
+            return True
         if self.key in demand.waiting_seconds:
             return True
         if any(demand.in_flight.get(one.key, 0) for one in self.replicas):
@@ -78,7 +90,9 @@ class Model:
         return min(ages)
 
     def is_wanted(self, demand: Demand) -> bool:
-        """Whether somebody has asked for it since it fell asleep."""
+        """Whether somebody has asked for it since it fell asleep, or may have for a while."""
+        if (self.unwatched_seconds or 0.0) >= UNWATCHED_SECONDS:
+            return True
         if self.key in demand.waiting_seconds:
             return True
         if any(demand.in_flight.get(one.key, 0) for one in self.replicas):

@@ -2,7 +2,8 @@
 
 ```text
 short        what a device lacks for the wake, by the ledger
-coming       what replicas that fall asleep there will have left
+coming       what replicas that fall asleep there will have left, and all of those that end
+late         replicas that do not start there: they serve nobody, and are ended first
 candidates   other models that are awake there and may be put to sleep: idle for longest first
 ```
 """
@@ -31,6 +32,14 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Late:
+    """A replica that does not start, and why it is taken not to."""
+
+    replica: Replica
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
     """What comes of it: room now, room soon, or none."""
 
@@ -39,6 +48,8 @@ class Room:
     """Whether it will be there once those fall asleep that do already, or are chosen here."""
     chosen: tuple[Model, ...] = ()
     """Who is to fall asleep for it."""
+    ended: tuple[Late, ...] = ()
+    """Who is to be ended for it."""
     waits: str | None = None
     """What it waits for, as a sentence without its subject; None where room is there."""
 
@@ -60,6 +71,15 @@ class Shortage:
         for uuid, size in replica.device_bytes.items():
             if uuid in self.lacks:
                 self.lacks[uuid] -= size - min(size, replica.rest_bytes or 0)
+
+    def is_on(self, replica: Replica) -> bool:
+        """Whether it has a device that lacks something."""
+        return any(uuid in self.lacks for uuid in replica.device_bytes)
+
+    def without(self, replica: Replica) -> None:
+        """Take off what a replica has that ends."""
+        for uuid in replica.device_bytes.keys() & self.lacks.keys():
+            self.lacks[uuid] -= replica.present_bytes(uuid)
 
     @property
     def told(self) -> str:
@@ -95,40 +115,66 @@ def shortage_of(
 
 
 def find_room(
-    shortage: Shortage, falling: Iterable[Replica], candidates: Sequence[Candidate]
+    shortage: Shortage,
+    *,
+    falling: Iterable[Replica],
+    candidates: Sequence[Candidate],
+    ending: Sequence[Replica] = (),
+    late: Sequence[Late] = (),
 ) -> Room:
-    """How what is lacking can be had. Nobody is put to sleep where that would not be enough."""
+    """How what is lacking can be had. Nobody sleeps or ends where that would not be enough."""
     if shortage.is_over:
         return Room(is_there=True)
     waits = shortage.told
+    going = [one.deployment for one in ending if shortage.is_on(one)]
+    for one in ending:
+        shortage.without(one)
     coming = []
     for other in falling:
-        if other.sleep_state is SleepState.FALLING_ASLEEP and _is_on(other, shortage):
+        if other.sleep_state is SleepState.FALLING_ASLEEP and shortage.is_on(other):
             shortage.less(other)
             coming.append(other.deployment)
-    chosen: list[Model] = []
+    ended = _ended(shortage, late)
+    chosen = _chosen(shortage, candidates)
+    if not shortage.is_over:
+        reasons = [
+            f"{one.model.key} {one.why_not}" for one in candidates if one.why_not is not None
+        ]  # fmt: skip
+        why = "; ".join(reasons[:MAX_NAMED]) or "nobody there can be put to sleep for it"
+        return Room(waits=f"waits for {waits}: {why}")
+    told = []
+    if names := _names([*going, *(one.replica.deployment for one in ended)]):
+        told.append(f"{names} did not start, and ends")
+    if names := _names([*coming, *(one.key for one in chosen)]):
+        told.append(f"{names} falls asleep")
+    return Room(
+        is_coming=True,
+        chosen=tuple(chosen),
+        ended=tuple(ended),
+        waits=f"waits for {waits}: {'; '.join(told)}",
+    )
+
+
+def _ended(shortage: Shortage, late: Sequence[Late]) -> list[Late]:
+    """Who ends, as far as something is lacking."""
+    found = []
+    for one in late:
+        if not shortage.is_over and shortage.is_on(one.replica):
+            shortage.without(one.replica)
+            found.append(one)
+    return found
+
+
+def _chosen(shortage: Shortage, candidates: Sequence[Candidate]) -> list[Model]:
+    """Who falls asleep, as far as something is lacking: idle for longest first."""
+    found: list[Model] = []
     for one in sorted(candidates, key=lambda one: (-one.idle_seconds, one.model.key)):
-        if shortage.is_over:
-            break
-        awake = [replica for replica in one.model.awake if _is_on(replica, shortage)]
-        if one.why_not is None and awake:
-            chosen.append(one.model)
+        awake = [replica for replica in one.model.awake if shortage.is_on(replica)]
+        if one.why_not is None and awake and not shortage.is_over:
+            found.append(one.model)
             for replica in awake:
                 shortage.less(replica)
-    if shortage.is_over:
-        names = _names([*coming, *(one.key for one in chosen)])
-        return Room(
-            is_coming=True, chosen=tuple(chosen), waits=f"waits for {waits}: {names} falls asleep"
-        )
-    reasons = [
-        f"{one.model.key} {one.why_not}" for one in candidates if one.why_not is not None
-    ]  # fmt: skip
-    why = "; ".join(reasons[:MAX_NAMED]) or "nobody there can be put to sleep for it"
-    return Room(waits=f"waits for {waits}: {why}")
-
-
-def _is_on(replica: Replica, shortage: Shortage) -> bool:
-    return any(uuid in shortage.lacks for uuid in replica.device_bytes)
+    return found
 
 
 def _names(keys: Iterable[str]) -> str:

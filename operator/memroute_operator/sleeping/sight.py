@@ -19,3 +19,7 @@ class EngineSight:
     """Whether it does not fall asleep though it was told to."""
     trouble: str | None = None
     """What is in the way, as a sentence."""
+    why: str | None = None
+    """The same without what is done about it; None where nothing is."""
+    num_failed: int = 0
+    """Wakes that have failed since this was written, one after the other."""

@@ -131,7 +131,7 @@ def placed(
     if not outcome.refused:
         if len(wanted) >= total:
             return "True", "AllPlaced", f"{so_far}{_contended(outcome)}"
-        return "Unknown", "Placing", so_far
+        return "Unknown", "Placing", f"{so_far}{_stands_aside(outcome)}"
     first = outcome.refused[min(outcome.refused)]
     status = "Unknown" if first.reason in _UNKNOWN else "False"
     said = scheduler_refusals(troubles.scheduler)
@@ -147,6 +147,14 @@ def _placed_before(deployment: Deployment, wanted: list[Replica], outcome: Outco
             f"{deployment.replicas} of {deployment.replicas} replica(s) placed",
         )
     return "False", "FootprintUnknown", "nothing is placed before the footprint is known"
+
+
+def _stands_aside(outcome: Outcome) -> str:
+    """The end of a sentence: which sleeper wakes first; often nothing."""
+    owner = outcome.stands_aside_for
+    if owner is None:
+        return ""
+    return f"; the next once {owner} has woken, whose room the one before it had, and did not start"
 
 
 def _contended(outcome: Outcome) -> str:

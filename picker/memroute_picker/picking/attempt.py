@@ -17,7 +17,8 @@ from memroute_router.http.deadlines import NEVER
 from memroute_router.http.fields import RESPONSE_FIELDS, Head
 from memroute_router.lifecycle.attempt import ELSEWHERE, Attempt, AttemptOwner
 from memroute_router.lifecycle.failure import Failure, FailureCause
-from memroute_router.replicas.pools import Pool, Replica
+from memroute_router.replicas.pool import Pool
+from memroute_router.replicas.replica import Replica
 from memroute_router.services import Services
 
 if TYPE_CHECKING:

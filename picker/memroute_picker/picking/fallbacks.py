@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from memroute.traffic.dispatch.membership import could_hold, has_loaded
 from memroute.traffic.request import RequestProfile
 from memroute.traffic.routing.cost import wait_seconds
-from memroute_router.replicas.pools import Pool, Replica
+from memroute_router.replicas.pool import Pool
+from memroute_router.replicas.replica import Replica
 
 
 def named(replicas: Iterable[Replica], endpoints: list[bytes]) -> list[Replica]:
@@ -20,9 +21,10 @@ def named(replicas: Iterable[Replica], endpoints: list[bytes]) -> list[Replica]:
 
 
 def of_deployment(pool: Pool, namespace: str, deployment: str) -> frozenset[str] | None:
-    """The replicas of a ModelDeployment among those that serve a model; None: all of them are.
+    """The replicas of a ModelDeployment among those that serve a model.
 
-    Where it has none and the model is its own, those that will come: None, too.
+    None: all of them are, and the pool counts its requests for that one. Where it has none and the
+    model is its own, those that will come: None, too.
     """
     replicas = pool.replicas
     keys = frozenset(
@@ -33,7 +35,8 @@ def of_deployment(pool: Pool, namespace: str, deployment: str) -> frozenset[str]
         ]
     )
     if replicas:
-        return None if len(keys) == len(replicas) else keys
+        is_alone = len(keys) == len(replicas) and pool.labels == (namespace, deployment)
+        return None if is_alone else keys
     settings = pool.settings
     is_own = settings is not None and (settings.namespace, settings.deployment) == (
         namespace,

@@ -30,7 +30,7 @@ from memroute_picker.protocol.wire import MalformedError
 from memroute_router.http.deadlines import NEVER, monotonic
 from memroute_router.http.errors import ANTHROPIC_PATH, error_body
 from memroute_router.http.fields import JSON
-from memroute_router.replicas.pools import Replica
+from memroute_router.replicas.replica import Replica
 from memroute_router.surface import ROUTES
 
 RECEIVING: Final = 0

@@ -12,7 +12,8 @@ from memroute_router.lifecycle.lifecycle import Lifecycle
 from memroute_router.lifecycle.outcomes import Outcome
 from memroute_router.lifecycle.phases import Happening
 from memroute_router.lifecycle.refusal import Refusal
-from memroute_router.replicas.pools import Pool, Replica
+from memroute_router.replicas.pool import Pool
+from memroute_router.replicas.replica import Replica
 from memroute_router.services import Services
 from memroute_router.surface import Route
 
@@ -107,6 +108,9 @@ class PickedRequest(Lifecycle):
         target, only = asking.target_pool, None
         if target is not None and target.deployment is not None:
             only = of_deployment(pool, target.namespace, target.deployment)
+            if only is not None and not only:
+                # Who has no replica is asked for all the same: by this an autoscaler knows.
+                pool.asked_in_vain((target.namespace, target.deployment))
         if asking.allowed is not None and (only is None or only):
             keys = frozenset(
                 [replica.info.key for replica in named(pool.replicas.values(), asking.allowed)]

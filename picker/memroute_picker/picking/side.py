@@ -17,7 +17,8 @@ from memroute_router.http.budget import BodyBudget
 from memroute_router.http.deadlines import Deadlines
 from memroute_router.http.exchange import Exchange
 from memroute_router.http.server_state import OnRefusal
-from memroute_router.replicas.pools import Pools, Replica
+from memroute_router.replicas.pools import Pools
+from memroute_router.replicas.replica import Replica
 from memroute_router.services import Services
 
 # Destinations whose messages are remembered. Source: chosen by hand; a replica each, or two.

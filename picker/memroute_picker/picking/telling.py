@@ -21,7 +21,7 @@ from memroute_picker.protocol.names import (
     TEST_SERVED,
     UPSTREAM_ADDRESS,
 )
-from memroute_router.replicas.pools import Replica
+from memroute_router.replicas.replica import Replica
 
 SUPPORTED_OF_REQUESTS: Final = (BodyMode.FULL_DUPLEX_STREAMED, BodyMode.BUFFERED)
 DETAILS: Final = b"memroute"

@@ -23,8 +23,9 @@ from memroute_picker.pools.book import PoolBook, PoolTarget, kept_as
 from memroute_picker.pools.objectives import Objectives
 from memroute_picker.pools.objects import PoolFacts, read_pool
 from memroute_picker.pools.pods import PoolPods
-from memroute_router.app import Membership
-from memroute_router.replicas.pools import Pools, Replica
+from memroute_router.discovery.membership import Membership
+from memroute_router.replicas.pools import Pools
+from memroute_router.replicas.replica import Replica
 
 LOGGER = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from memroute_kube.resources import ANNOTATION_DRAINING
 from memroute_kube.shapes import OddObjectError, is_object_name, listed, mapping, shown
 from memroute_router.discovery.kube_objects import MAX_PORT, is_serving, pod_address
 from memroute_router.http.client import Endpoint
-from memroute_router.replicas.pools import ReplicaInfo
+from memroute_router.replicas.replica import ReplicaInfo
 
 ACTIVE_PORTS: Final = "inference.networking.k8s.io/active-ports"
 """On pods: which of the pool's ports serve, separated by commas."""

@@ -9,7 +9,9 @@ from memroute_kube import PODS, KubeObject, KubernetesClient, watch_forever
 from memroute_kube.resources import LABEL_DEPLOYMENT, object_key
 from memroute_kube.shapes import OddObjectError, mapping
 from memroute_picker.pools.objects import PoolFacts, endpoints_of_pod
-from memroute_router.replicas.pools import Pools, PoolSettings, Replica
+from memroute_router.replicas.pool_settings import PoolSettings
+from memroute_router.replicas.pools import Pools
+from memroute_router.replicas.replica import Replica
 
 LOGGER = logging.getLogger(__name__)
 # Before a watch that a bug has ended is begun again. Unit: seconds. Source: chosen by hand.

@@ -16,14 +16,14 @@ class EngineKey:
     """Owns the credential, as it is now."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self.line = b""
         """The header line of requests to engines."""
 
     def read(self) -> bytes:
         """What the file says. Raises ``EngineKeyError``."""
         try:
-            key = self._path.read_bytes().strip()
+            key = self.path.read_bytes().strip()
         except OSError as error:
             msg = f"cannot read it: {error.strerror}"
             raise EngineKeyError(msg) from error

@@ -28,7 +28,7 @@ from memroute_router.http.errors import ANTHROPIC_PATH
 from memroute_router.http.faults import OnFault
 from memroute_router.lifecycle.refusal import Refusal
 from memroute_router.lifecycle.usage import Usage
-from memroute_router.replicas.pools import Pool
+from memroute_router.replicas.pool import Pool
 
 # Quantile of the answers' lengths that a tenant's minute is charged with until they have ended.
 RESERVED_QUANTILE: Final = 0.95
@@ -64,7 +64,7 @@ class Gate:
 
         ``max_wait_seconds``, ``max_waiting``: of requests that wait for their tenant's share.
         """
-        self._path = path
+        self.path = path
         self._num_routers = num_routers
         self._weights = weights
         self._ring = KeyRing(tenants={}, by_digest={})
@@ -91,14 +91,14 @@ class Gate:
     def read(self) -> Keys:
         """What the files say; nothing changes. May run in a thread. Raises ``KeysError``."""
         try:
-            if self._path.stat().st_size > MAX_FILE_BYTES:
+            if self.path.stat().st_size > MAX_FILE_BYTES:
                 msg = f"it is larger than {MAX_FILE_BYTES} bytes"
                 raise KeysError(msg)
-            ring = read_keys(self._path.read_text())
+            ring = read_keys(self.path.read_text())
         except (OSError, UnicodeDecodeError) as error:
             msg = f"cannot read it: {getattr(error, 'strerror', None) or 'it is not UTF-8'}"
             raise KeysError(msg) from None
-        return ring, TokenVerifier(ring, self._path.parent) if ring.issuers else None
+        return ring, TokenVerifier(ring, self.path.parent) if ring.issuers else None
 
     def apply(self, keys: Keys) -> tuple[Path, ...]:
         """These are in force from now on; returns the files of tokens' issuers."""
@@ -109,7 +109,7 @@ class Gate:
         for tenant in ring.tenants.values():
             if tenant.share_weight != 1.0:
                 self._weights[tenant.name] = tenant.share_weight
-        return tuple(self._path.parent / issuer.jwks_file for issuer in ring.issuers)
+        return tuple(self.path.parent / issuer.jwks_file for issuer in ring.issuers)
 
     # One request.
 

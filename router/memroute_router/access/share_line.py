@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from memroute_router.access.quotas import Permit
 from memroute_router.http.faults import OnFault
-from memroute_router.replicas.pools import Pool
+from memroute_router.replicas.pool import Pool
 
 PLACE: Final = "kv-share"
 """Where a fault has come from, as a metric says it; and what such a request waits for."""

@@ -23,7 +23,8 @@ from memroute_router.discovery.kube_objects import (
 )
 from memroute_router.discovery.name_book import NameBook
 from memroute_router.http.client import Endpoint
-from memroute_router.replicas.pools import Pools, Replica, ReplicaInfo
+from memroute_router.replicas.pools import Pools
+from memroute_router.replicas.replica import Replica, ReplicaInfo
 
 LOGGER = logging.getLogger(__name__)
 POD, MODEL_DEPLOYMENT = PODS.kind, MODEL_DEPLOYMENTS.kind

@@ -20,7 +20,8 @@ from memroute_kube import (
 from memroute_kube.resources import LABEL_DEPLOYMENT
 from memroute_router.discovery.beliefs import Beliefs
 from memroute_router.discovery.doubts import Doubts
-from memroute_router.replicas.pools import Pools, Replica
+from memroute_router.replicas.pools import Pools
+from memroute_router.replicas.replica import Replica
 
 LOGGER = logging.getLogger(__name__)
 # Before a watch that a bug has ended is begun again, in seconds: chosen by hand. What it does

@@ -44,7 +44,7 @@ from memroute_kube.shapes import (
 )
 from memroute_kube.words import Words
 from memroute_router.discovery.words import ADMISSION_MODES, OVERLOAD_OBJECTIVES
-from memroute_router.replicas.pools import (
+from memroute_router.replicas.pool_settings import (
     DEFAULT_ASSUMED_OUTPUT_TOKENS,
     DEFAULT_TPOT_TARGET_SECONDS,
     DEFAULT_TTFT_TARGET_SECONDS,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from memroute_router.discovery.kube_objects import DeploymentFacts
-from memroute_router.replicas.pools import PoolSettings
+from memroute_router.replicas.pool_settings import PoolSettings
 
 DEFAULT_WEIGHT = 100.0
 

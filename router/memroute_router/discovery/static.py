@@ -22,16 +22,15 @@ from memroute_router.http.client import Endpoint
 from memroute_router.http.faults import OnFault, log_fault
 from memroute_router.http.tls import EngineTLS
 from memroute_router.peer_addresses import Address, parse_peer
-from memroute_router.replicas.pools import (
+from memroute_router.replicas.pool_settings import (
     DEFAULT_ASSUMED_OUTPUT_TOKENS,
     DEFAULT_TPOT_TARGET_SECONDS,
     DEFAULT_TTFT_TARGET_SECONDS,
     DEFAULT_WATERMARK_RATIO,
-    Pools,
     PoolSettings,
-    Replica,
-    ReplicaInfo,
 )
+from memroute_router.replicas.pools import Pools
+from memroute_router.replicas.replica import Replica, ReplicaInfo
 from memroute_router.watched import WatchedFiles
 
 _PORTS = {"http": 80, "https": 443}

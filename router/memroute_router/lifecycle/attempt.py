@@ -25,7 +25,7 @@ from memroute_router.http.fields import Head
 from memroute_router.lifecycle.events import FIRST_ERROR_STATUS, FIRST_REFUSED_STATUS, EventStream
 from memroute_router.lifecycle.failure import Failure, FailureCause
 from memroute_router.lifecycle.usage import MAX_TAIL_BYTES, Usage, tail_of
-from memroute_router.replicas.pools import Replica
+from memroute_router.replicas.replica import Replica
 from memroute_router.services import Services
 
 # The engine's own queue is full, or it is shutting down: another replica may take the request.

@@ -20,7 +20,7 @@ from memroute_router.lifecycle.attempt import (
     AttemptOwner,
 )
 from memroute_router.lifecycle.failure import BEFORE_FIRST_BYTE, Failure, FailureCause
-from memroute_router.replicas.pools import Replica
+from memroute_router.replicas.replica import Replica
 from memroute_router.services import Services
 
 

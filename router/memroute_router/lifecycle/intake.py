@@ -34,7 +34,8 @@ from memroute_router.lifecycle.refusal import (
     unknown,
 )
 from memroute_router.prompts.tokenizer import Tokenizers
-from memroute_router.replicas.pools import Pool, Pools
+from memroute_router.replicas.pool import Pool
+from memroute_router.replicas.pools import Pools
 from memroute_router.requests import UNKNOWN_FAMILY, BadRequestError, ParsedRequest
 from memroute_router.surface import Check, Route
 

@@ -16,7 +16,7 @@ from memroute_router.http.deadlines import monotonic
 from memroute_router.http.faults import OnFault
 from memroute_router.lifecycle.failure import Failure
 from memroute_router.lifecycle.refusal import Refusal, replicas_died
-from memroute_router.replicas.pools import Pool
+from memroute_router.replicas.pool import Pool
 
 LOGGER = logging.getLogger(__name__)
 # As ``--max-queued-requests``.

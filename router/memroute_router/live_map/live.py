@@ -20,7 +20,9 @@ from memroute_router.live_map.fleet import FleetReader
 from memroute_router.log.journal import FAILED_ENDS, REFUSED, Journal, Record
 from memroute_router.metrics.exported import RouterMetrics
 from memroute_router.pages import debug
-from memroute_router.replicas.pools import Pool, Pools, Replica
+from memroute_router.replicas.pool import Pool
+from memroute_router.replicas.pools import Pools
+from memroute_router.replicas.replica import Replica
 
 # Of one document: what a person can look through. Units: requests, decisions of each kind of
 # ending. Source: chosen by hand; /debug/queue and /debug/decisions have more of them.

@@ -31,7 +31,8 @@ from memroute_router.metrics.replicas import LedgerCollector
 from memroute_router.metrics.statistics import PoolStatistics
 from memroute_router.pages.exposition import family_pieces
 from memroute_router.peers import PeerLink
-from memroute_router.replicas.pools import Pool, Pools
+from memroute_router.replicas.pool import Pool
+from memroute_router.replicas.pools import Pools
 
 LOGGER = logging.getLogger(__name__)
 # Label values of requests for models that nobody serves.

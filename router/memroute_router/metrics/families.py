@@ -10,7 +10,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from memroute_router.replicas.pools import Pool, Pools, Replica
+from memroute_router.replicas.pool import Pool
+from memroute_router.replicas.pools import Pools
+from memroute_router.replicas.replica import Replica
 
 # No label has a name that a scrape gives to what it scrapes (namespace, pod, node, service, job,
 # instance, container, endpoint): Prometheus would rename ours, or ours would hide its own

@@ -1,5 +1,6 @@
 """What is told of pools: their requests, decisions, targets and predictions."""
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
@@ -124,18 +125,28 @@ class DispatchCollector(SteppedCollector):
         arrivals = counter("arrivals", "Requests that asked for it, whatever became of them.")
         would_hold = counter("would_hold", "Requests that would have been held, observing.")
         now = self._pools.now_seconds()
+        asked: Counter[tuple[str, str]] = Counter()
+        waiting: Counter[tuple[str, str]] = Counter()
+        waiting_tokens: Counter[tuple[str, str]] = Counter()
         for pool in shown_pools(self._pools):
             yield None
             pool_labels = pool.labels
+            # A pool may be of several ModelDeployments, and one of those in another pool, too.
+            asked.update(pool.arrivals)
+            for labels, (count, num_tokens) in pool.held.items():
+                waiting[labels] += count
+                waiting_tokens[labels] += num_tokens
             counts = {why.value: count for why, count in pool.dispatcher.closed_counts.items()}
             for why, count in with_zeros(counts, CLOSED_REASONS).items():
                 closed.add_metric((*pool_labels, why), count)
             orphans.add_metric(pool_labels, pool.dispatcher.cached.blocks.num_orphans)
-            arrivals.add_metric(pool_labels, pool.num_arrivals)
             would_hold.add_metric(pool_labels, pool.dispatcher.num_would_hold)
-            held.add_metric(pool_labels, pool.num_held)
-            held_tokens.add_metric(pool_labels, pool.held_tokens)
             stale.add_metric(pool_labels, pool.num_stale(now_seconds=now))
+        for family, counted in (
+            (arrivals, asked), (held, waiting), (held_tokens, waiting_tokens),
+        ):  # fmt: skip
+            for labels, count in counted.items():
+                family.add_metric(labels, count)
         yield from (held, held_tokens, stale, closed, arrivals, would_hold, orphans)
 
 

@@ -144,9 +144,11 @@ class PeerCollector(Collector):
         """The families."""
         link, group = self._link, self._link.group
         outbox = group.outbox
-        known = gauge("peers", "Other routers that are known.", ())
+        known = gauge("peers", "Other routers and pickers that are known.", ())
         known.add_metric((), group.others.num)
-        heard = gauge("peers_heard", "Other routers that were heard in the last 3 s.", ())
+        heard = gauge(
+            "peers_heard", "Other routers and pickers that were heard in the last 3 s.", ()
+        )
         heard.add_metric((), group.others.num_heard)
         yield from (known, heard)
         dropped = CounterMetricFamily(

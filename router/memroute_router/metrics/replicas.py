@@ -13,7 +13,9 @@ from memroute_router.metrics.families import (
     replica_counter,
     replica_labels,
 )
-from memroute_router.replicas.pools import Pool, Pools, Replica
+from memroute_router.replicas.pool import Pool
+from memroute_router.replicas.pools import Pools
+from memroute_router.replicas.replica import Replica
 
 # Replicas that are read before a page may pause. Unit: replicas. Source: chosen by hand; 8 take
 # about 0.1 ms.

@@ -11,7 +11,9 @@ from memroute_router.access.share_line import PLACE, ShareLines
 from memroute_router.lifecycle.isolation import Isolation
 from memroute_router.lifecycle.lifecycle import Lifecycle
 from memroute_router.log.journal import Journal
-from memroute_router.replicas.pools import Pool, Pools, Replica
+from memroute_router.replicas.pool import Pool
+from memroute_router.replicas.pools import Pools
+from memroute_router.replicas.replica import Replica
 
 # Requests that are shown of one model; the metric ``memroute_router_queue_requests`` has them all.
 # Unit: requests. Source: a bound, chosen by hand; as many as a line may hold by default.

@@ -21,7 +21,8 @@ from memroute_router.lifecycle.refusal import LISTENER_CAUSES, Refusal, unknown
 from memroute_router.log.journal import Journal, Record, safe_word
 from memroute_router.metrics.exported import RouterMetrics
 from memroute_router.pages.openapi import openapi_document
-from memroute_router.replicas.pools import Pool, Pools
+from memroute_router.replicas.pool import Pool
+from memroute_router.replicas.pools import Pools
 from memroute_router.surface import ROUTES
 
 MODEL_PATH = b"/v1/models/"

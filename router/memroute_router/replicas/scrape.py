@@ -25,7 +25,8 @@ from memroute_router.http.client import EngineConnection, LossCause
 from memroute_router.http.engine_pool import EnginePool
 from memroute_router.http.faults import OnFault, log_fault
 from memroute_router.metrics.exported import RouterMetrics
-from memroute_router.replicas.pools import Pools, Replica
+from memroute_router.replicas.pools import Pools
+from memroute_router.replicas.replica import Replica
 
 LOGGER = logging.getLogger(__name__)
 CLOCK_SECONDS = 0.05

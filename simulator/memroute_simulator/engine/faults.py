@@ -40,6 +40,8 @@ class Faults:
     are_weights_missing: bool = False
     """The weights are noise, as after a sleep at level 2 without ``reload_weights``: every token
     is ``!``."""
+    is_wake_failing: bool = False
+    """``/wake_up`` answers 500, and the engine sleeps on."""
     rng: random.Random = field(default_factory=lambda: random.Random(0))  # noqa: S311
 
     def update(self, values: Mapping[str, Any]) -> None:

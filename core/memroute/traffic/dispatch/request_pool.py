@@ -244,12 +244,18 @@ class RequestPool(Generic[R]):
         if not waiter.tried:
             self.num_arrivals += 1
             self._retries.asked()
+            only = waiter.profile.only
+            if only is not None:
+                self.asked_of(only)
         verdict = self.dispatcher.submit(waiter, now_seconds=self.now_seconds())
         if isinstance(verdict, Assignment):
             return self._lease(waiter, verdict)
         # A request that is held may go before others, and may have displaced one.
         self.advance_soon()
         return verdict
+
+    def asked_of(self, only: frozenset[str]) -> None:
+        """A request has come that may go to these replicas alone: for whoever counts those."""
 
     def withdraw(self, waiter: Waiter[R]) -> None:
         """The waiter's client has gone: it waits no more."""

@@ -1,4 +1,4 @@
-"""The other routers of the same replicas: their reports, applied to this router's ledgers.
+"""The other routers and pickers of the same replicas: their reports, applied to our ledgers.
 
 ```text
 datagram ── known sender? ── understood? ── newer than the last? ──► its reports, one by one
@@ -8,6 +8,9 @@ silence  ── for SILENT_SECONDS ──► the peer's load counts no more
 ```
 
 A router that restarts has a new incarnation. The requests of its last incarnation are over.
+
+Routers and pickers send to the same replicas, and tell each other alike. What clients may take is
+shared by those of one kind alone: a client comes through one of them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -87,9 +90,13 @@ class _Open:
 class Peer:
     """One other router."""
 
-    __slots__ = ("heard_at_seconds", "incarnation", "num_missed", "open", "sequence")
+    __slots__ = (
+        "heard_at_seconds", "incarnation", "is_picker", "num_missed", "open", "sequence",
+    )  # fmt: skip
 
     def __init__(self) -> None:
+        self.is_picker: bool | None = None
+        """None: it was never heard."""
         self.incarnation = -1
         self.sequence = -1
         self.heard_at_seconds = -1.0
@@ -113,6 +120,8 @@ class PeerGroup:
         self.num_received = 0
         self.incarnation = 0
         """This router's own, told to the others: when it started, greater for later; 0: unknown."""
+        self.is_picker = False
+        """Whether this is one."""
         self._welcomes: dict[str, Iterator[bytes]] = {}
         self._replicas: dict[int, _Known] = {}
 
@@ -129,6 +138,11 @@ class PeerGroup:
         known = self._replicas.get(key)
         if known is not None and known.ledger is ledger:
             del self._replicas[key]
+
+    @property
+    def num_alike(self) -> int:
+        """Peers of this one's kind, with those that were never heard."""
+        return sum(peer.is_picker in {None, self.is_picker} for peer in self.peers.values())
 
     @property
     def num_missed(self) -> int:
@@ -209,6 +223,7 @@ class PeerGroup:
             return Dropped.LATE
         was_silent = now_seconds - peer.heard_at_seconds >= SILENT_SECONDS
         peer.heard_at_seconds = now_seconds
+        peer.is_picker = read.is_of_picker
         if was_silent or self.others.num_heard < self.others.num:
             self.tick(now_seconds=now_seconds)
         for report in read.reports:

@@ -4,6 +4,8 @@
 header   "mr"  version u8  flags u8  incarnation u64  sequence u64     network byte order
 records  kind u8, then the fields of the report; as many as fit
 tag      16 bytes of HMAC-SHA256 over all before it, where routers share a key
+
+flags    1 tagged   2 a welcome, without a number   4 the sender is a picker: gateways ask it
 ```
 
 ``incarnation`` is the sender's start in nanoseconds. ``sequence`` counts its datagrams: a receiver
@@ -62,6 +64,7 @@ _KIND_OPEN: Final = 5
 _KIND_SERVED: Final = 6
 _FLAG_TAGGED: Final = 1
 _FLAG_UNNUMBERED: Final = 2
+_FLAG_PICKER: Final = 4
 _MAX_U16: Final = (1 << 16) - 1
 _MAX_U32: Final = (1 << 32) - 1
 _MASK: Final = (1 << 64) - 1
@@ -81,13 +84,21 @@ class Malformed(StrEnum):
 class Datagram:
     """What was understood of one."""
 
-    __slots__ = ("incarnation", "reports", "sequence")
+    __slots__ = ("incarnation", "is_of_picker", "reports", "sequence")
 
-    def __init__(self, incarnation: int, sequence: int | None, reports: list[Report]) -> None:
+    def __init__(
+        self,
+        incarnation: int,
+        sequence: int | None,
+        reports: list[Report],
+        *,
+        is_of_picker: bool = False,
+    ) -> None:
         self.incarnation = incarnation
         self.sequence = sequence
         """None: of a welcome, which goes to one peer alone."""
         self.reports = reports
+        self.is_of_picker = is_of_picker
 
 
 def encode_report(report: Report) -> bytes:
@@ -125,11 +136,13 @@ def encode_datagrams(
     incarnation: int,
     first_sequence: int | None,
     secret: bytes | None,
+    is_of_picker: bool = False,
 ) -> list[bytes]:
     """As few datagrams as hold the records, each complete in itself.
 
     ``first_sequence``: None for those of a welcome, which have no number.
     """
+    flags = (_FLAG_TAGGED if secret else 0) | (_FLAG_PICKER if is_of_picker else 0)
     datagrams: list[bytes] = []
     room = MAX_DATAGRAM_BYTES - _HEADER.size - (TAG_BYTES if secret else 0)
     body: list[bytes] = []
@@ -137,13 +150,13 @@ def encode_datagrams(
     for record in records:
         if body and size + len(record) > room:
             sequence = None if first_sequence is None else first_sequence + len(datagrams)
-            datagrams.append(_datagram(body, incarnation, sequence, secret))
+            datagrams.append(_datagram(body, flags, incarnation, sequence, secret))
             body, size = [], 0
         body.append(record)
         size += len(record)
     if body:
         sequence = None if first_sequence is None else first_sequence + len(datagrams)
-        datagrams.append(_datagram(body, incarnation, sequence, secret))
+        datagrams.append(_datagram(body, flags, incarnation, sequence, secret))
     return datagrams
 
 
@@ -171,7 +184,12 @@ def decode_datagram(data: bytes, *, secret: bytes | None) -> Datagram | Malforme
             return Malformed.RECORD
         report, at = read
         reports.append(report)
-    return Datagram(incarnation, None if flags & _FLAG_UNNUMBERED else sequence, reports)
+    return Datagram(
+        incarnation,
+        None if flags & _FLAG_UNNUMBERED else sequence,
+        reports,
+        is_of_picker=bool(flags & _FLAG_PICKER),
+    )
 
 
 def _read_report(data: bytes, at: int, end: int) -> tuple[Report, int] | None:
@@ -256,9 +274,10 @@ def _keys(prefix: tuple[int, ...]) -> bytes:
 
 
 def _datagram(
-    body: list[bytes], incarnation: int, sequence: int | None, secret: bytes | None
+    body: list[bytes], flags: int, incarnation: int, sequence: int | None, secret: bytes | None
 ) -> bytes:
-    flags = (_FLAG_TAGGED if secret else 0) | (_FLAG_UNNUMBERED if sequence is None else 0)
+    if sequence is None:
+        flags |= _FLAG_UNNUMBERED
     data = _HEADER.pack(_MAGIC, VERSION, flags, incarnation, sequence or 0) + b"".join(body)
     return data + _tag(data, secret) if secret else data
 

@@ -48,6 +48,8 @@ class Development:
 
     async def _wake_up(self, request: web.Request) -> web.Response:
         tags = request.query.getall("tags", [])
+        if self._engine.faults.is_wake_failing:
+            raise APIError(500, "InternalServerError", "the fault is_wake_failing is on")
         start = time.monotonic()
         try:
             await self._sleeper.wake_up(tags)
