@@ -170,11 +170,6 @@ def wait_asleep(cluster, namespace, name):
     )
 
 
-def events(cluster, namespace, reason):
-    found = cluster.get("events", "-n", namespace)
-    return [one["message"] for one in found if one["reason"] == reason]
-
-
 def test_an_engine_that_does_not_wake_is_told_of_and_replaced(cluster, namespace, router_url):
     """Five tries with growing waits; whoever asked is served by the replica that comes after it."""
     deploy(cluster, namespace, "a")
@@ -197,9 +192,12 @@ def test_an_engine_that_does_not_wake_is_told_of_and_replaced(cluster, namespace
         assert asked.result()
     (after,) = pods_of(cluster, namespace)
     assert after["metadata"]["uid"] != before["metadata"]["uid"]
-    (event,) = events(cluster, namespace, "ReplicaFailed")
+    event = wait_event(cluster, namespace, "ReplicaFailed")["message"]
     assert "its engine did not wake in 5 tries" in event
-    assert condition(cluster, namespace, "a", "SleepFailing")["status"] is None
+    cluster.wait_for(
+        "nothing to be told of it any more",
+        lambda: condition(cluster, namespace, "a", "SleepFailing")["status"] is None,
+    )
 
 
 def test_a_newcomer_that_crashes_gives_the_room_back_that_a_sleeper_has_lent_it(
@@ -216,7 +214,7 @@ def test_a_newcomer_that_crashes_gives_the_room_back_that_a_sleeper_has_lent_it(
     deploy(cluster, namespace, "b", crashes)
     wait_condition(cluster, namespace, "b", "Ready", "EngineCrashed")
     assert ask(router_url, f"{namespace}-a")
-    (event,) = events(cluster, namespace, "ReplicaFailed")
+    event = wait_event(cluster, namespace, "ReplicaFailed")["message"]
     assert f"{namespace}/a is asked for, and had lent it its room" in event
     assert marks(cluster, namespace)["a"] is MarkedState.AWAKE
 
