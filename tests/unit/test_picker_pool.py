@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from dataclasses import replace
 
 import pytest
@@ -242,6 +243,47 @@ async def test_a_modeldeployments_pool_leads_to_its_own_replicas_alone():
             stream = Stream(gateway, called=b"picker-blue.a.svc:9002")
             answer = await stream.routed(body(model="chat"), subset=["10.0.1.2:8000"])
             assert (answer.status, answer.sets["x-memroute-reason"]) == (503, "no-ready-replica")
+
+
+async def test_a_model_of_another_modeldeployment_is_unknown_to_a_pool():
+    """Its own would get 503, to come back; a model that is never there gets the router's 404."""
+    async with cluster_stub() as (cluster, client):
+        for index, name in enumerate(("blue", "green", "other")):
+            obj = router_objects.deployment(name=name, served="m" if name == "other" else "chat")
+            pods = []
+            if name != "green":
+                served = obj["spec"]["model"]["servedName"]
+                pods = [router_objects.pod(
+                    name=f"{name}-0", of=name, served=served, address=f"10.0.1.{index + 1}"
+                )]  # fmt: skip
+                cluster.put("pods", pods[0])
+            cluster.put("modeldeployments", router_objects.told(obj, *pods))
+            cluster.put("inferencepools", written_pool(name))
+        async with following(client, fleet=True) as rig, Gateway(rig.port) as gateway:
+            await until(lambda: endpoints(rig) == {"10.0.1.1:8000", "10.0.1.3:8000"})
+
+            async def asked(name, model):
+                stream = Stream(gateway, called=b"picker-%b.a.svc:9002" % name)
+                answer = await stream.routed(body(model=model))
+                return answer, json.loads(answer.body) if answer.body else None
+
+            for pool_of, model, known in (
+                (b"blue", "m", "chat"), (b"other", "chat", "m"), (b"blue", "x", "chat"),
+            ):  # fmt: skip
+                answer, told = await asked(pool_of, model)
+                assert (answer.status, answer.sets["x-memroute-reason"]) == (404, "unknown-model")
+                assert told["error"]["message"] == (
+                    f"the model {model!r} does not exist; models: {known}"
+                )
+                assert told["error"]["param"] == "model"
+            answer, _ = await asked(b"green", "chat")  # its own, and no replica is there yet
+            assert (answer.status, answer.sets["x-memroute-reason"]) == (503, "no-ready-replica")
+            assert (await asked(b"blue", "chat"))[0].endpoint == "10.0.1.1:8000"
+            page = rig.router.metrics.render().decode()
+            assert (
+                'memroute_router_requests_total{model_deployment="",model_namespace="",'
+                'outcome="unknown-model"} 3' in page
+            )
 
 
 async def test_a_modeldeployments_pod_in_somebody_elses_pool_stays_where_it_is():

@@ -1,10 +1,12 @@
 """Which replicas a request may go to, as the gateway names them, and which are next in line."""
 
 from collections.abc import Iterable
+from ipaddress import IPv6Address, ip_address
 
 from memroute.traffic.dispatch.membership import could_hold, has_loaded
 from memroute.traffic.request import RequestProfile
 from memroute.traffic.routing.cost import wait_seconds
+from memroute_router.http.client import Endpoint
 from memroute_router.replicas.pools import Pool, Replica
 
 
@@ -19,27 +21,24 @@ def named(replicas: Iterable[Replica], endpoints: list[bytes]) -> list[Replica]:
     ]
 
 
-def of_deployment(pool: Pool, namespace: str, deployment: str) -> frozenset[str] | None:
-    """The replicas of a ModelDeployment among those that serve a model; None: all of them are.
+def is_served_by(pool: Pool, namespace: str, deployment: str) -> bool:
+    """Whether a ModelDeployment serves the pool's model, be it that it has no replica now."""
+    settings = pool.settings
+    if settings is not None and f"{namespace}/{deployment}" in settings.served_by:
+        return True
+    return any(_is_of(replica, namespace, deployment) for replica in pool.replicas.values())
 
-    Where it has none and the model is its own, those that will come: None, too.
+
+def of_deployment(pool: Pool, namespace: str, deployment: str) -> frozenset[str] | None:
+    """The replicas of a ModelDeployment that serves the pool's model; None: all are its.
+
+    Where there are none at all, those that will come: None, too.
     """
     replicas = pool.replicas
     keys = frozenset(
-        [
-            key
-            for key, replica in replicas.items()
-            if replica.info.deployment == deployment and replica.info.namespace == namespace
-        ]
+        [key for key, replica in replicas.items() if _is_of(replica, namespace, deployment)]
     )
-    if replicas:
-        return None if len(keys) == len(replicas) else keys
-    settings = pool.settings
-    is_own = settings is not None and (settings.namespace, settings.deployment) == (
-        namespace,
-        deployment,
-    )
-    return None if is_own else keys
+    return None if len(keys) == len(replicas) else keys
 
 
 def endpoints_of(value: object) -> list[bytes]:
@@ -52,6 +51,20 @@ def endpoints_of(value: object) -> list[bytes]:
         for word in [part.strip() for part in text.split(b",")]
         if word
     ]
+
+
+def endpoint_in(text: bytes) -> bytes | None:
+    """``ip:port`` as replicas' are written; None: it is something else, a name or a path."""
+    host, _, port = text.rpartition(b":")
+    if not port.isdigit():
+        return None
+    try:
+        address = ip_address(host.strip(b"[]").decode())
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return Endpoint(str(address), int(port)).authority
 
 
 def next_in_line(
@@ -78,3 +91,7 @@ def next_in_line(
             found.append((wait, backend.ledger.num_in_flight, key))
     found.sort()
     return [pool.replicas[key] for _, _, key in found[:count]]
+
+
+def _is_of(replica: Replica, namespace: str, deployment: str) -> bool:
+    return replica.info.deployment == deployment and replica.info.namespace == namespace
