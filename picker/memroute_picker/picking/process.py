@@ -18,7 +18,7 @@ from memroute_picker.grpc.frames import GrpcStatus
 from memroute_picker.picking.asking import Asking, Declined
 from memroute_picker.picking.attempt import PickedAttempt
 from memroute_picker.picking.exchange import GatewayExchange
-from memroute_picker.picking.fallbacks import named, next_in_line
+from memroute_picker.picking.fallbacks import endpoint_in, named, next_in_line
 from memroute_picker.picking.heads import AnswerHead
 from memroute_picker.picking.request import PickedRequest
 from memroute_picker.picking.side import PickerSide
@@ -341,11 +341,21 @@ class Process(Handler):
             self.telling.head(b"x-request-id: %b\r\n" % request.request_id)
 
     def _note_served(self, attempt: PickedAttempt, served: bytes) -> None:
-        """Who has really got the request."""
+        """Who has really got the request.
+
+        An address of nobody is believed where it is the protocol's own word for an endpoint, and is
+        one: the lease is released. Else it stays: an address that is seen on the way may be a
+        proxy's, before the very replica that was chosen.
+        """
         before = attempt.replica
         if not attempt.served_by(served):
-            self._side.counts.num_strangers += 1
-        elif attempt.replica != before:
+            endpoint = endpoint_in(served)
+            if endpoint is None or not attempt.served_by(endpoint):
+                self._side.counts.num_strangers += 1
+                if endpoint is not None and self.telling.is_served_named:
+                    attempt.went_astray(endpoint)
+                return
+        if attempt.replica != before:
             self._side.counts.num_moved += 1
 
     def _answer_body(self, message: Incoming) -> None:
