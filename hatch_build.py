@@ -53,8 +53,8 @@ MODULES = (
         "tracing/context", "tracing/trace",
     )),
     *(f"memroute_picker/{name}.py" for name in (
-        "grpc/call", "grpc/connection", "grpc/frames", "grpc/hpack", "grpc/huffman", "health",
-        "picking/asking", "picking/attempt", "picking/claims", "picking/exchange",
+        "grpc/call", "grpc/connection", "grpc/frames", "grpc/hpack", "grpc/huffman",
+        "grpc/waste", "health", "picking/asking", "picking/attempt", "picking/claims", "picking/exchange",
         "picking/fallbacks", "picking/heads", "picking/process", "picking/request", "picking/side",
         "picking/telling", "protocol/answers", "protocol/incoming", "protocol/names",
         "protocol/wire",

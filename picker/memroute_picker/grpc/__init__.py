@@ -3,6 +3,7 @@
 ```text
 frames.py ◄── connection.py ──► call.py (one call: messages, windows)
                    │ hpack.py, huffman.py (header fields)
+                   │ waste.py (streams that come to nothing)
               listening.py (sockets, certificates, draining)
 ```
 

@@ -17,6 +17,7 @@ from memroute_picker.grpc.frames import (
     window_update,
 )
 from memroute_picker.grpc.frames import reset as reset_frame
+from memroute_router.http.deadlines import monotonic
 
 if TYPE_CHECKING:
     from memroute_picker.grpc.connection import GrpcConnection
@@ -73,9 +74,9 @@ class Call:
     """One call. Owns what has come of a message, and what has not left yet."""
 
     __slots__ = (
-        "_answer_bytes", "_body_bytes", "_connection", "_end", "_has_begun", "_partial",
-        "_sent_of_first", "_uncredited_bytes", "_unsent", "_waiting", "_waiting_bytes", "handler",
-        "is_dirty", "is_half_closed", "is_over", "number", "send_window",
+        "_answer_bytes", "_body_bytes", "_connection", "_end", "_partial", "_sent_of_first",
+        "_uncredited_bytes", "_unsent", "_waiting", "_waiting_bytes", "begun_at", "handler",
+        "has_begun", "is_dirty", "is_half_closed", "is_over", "number", "send_window",
     )  # fmt: skip
 
     def __init__(self, connection: "GrpcConnection", number: int, send_window: int) -> None:
@@ -89,7 +90,10 @@ class Call:
         """Whether nothing of it is heard or told any more."""
         self.is_dirty = False
         """Whether the connection will flush it."""
-        self._has_begun = False
+        self.begun_at = monotonic()
+        """On the monotonic clock."""
+        self.has_begun = False
+        """Whether something was said to the client."""
         self._partial = bytearray()
         """Of a message whose end has not come."""
         self._body_bytes: int = 0
@@ -219,8 +223,8 @@ class Call:
         if self._unsent:
             data = b"".join(self._unsent)
             self._unsent = []
-            if not self._has_begun:
-                self._has_begun = True
+            if not self.has_begun:
+                self.has_begun = True
                 out = begin_call(number)
             out += self._frames(data)
         elif self._waiting:
@@ -229,7 +233,7 @@ class Call:
             return out
         if self._end is not None and not self._waiting:
             status, why = self._end
-            out += end_call(number, status, why, has_begun=self._has_begun)
+            out += end_call(number, status, why, has_begun=self.has_begun)
             if not self.is_half_closed:
                 out += reset_frame(number, Code.NO_ERROR)
             self.forget()

@@ -5,6 +5,7 @@ Whatever cannot be read ends the connection, and with it its calls.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -25,12 +26,14 @@ from memroute_picker.grpc.frames import (
     window_update,
 )
 from memroute_picker.grpc.hpack import Field, FieldReader, FieldsError
+from memroute_picker.grpc.waste import EARLY_SECONDS, Waste
 from memroute_router.http.budget import SLOW_SECONDS, BodyBudget, UnsentAnswers
 from memroute_router.http.deadlines import NEVER, Deadlines, monotonic
 from memroute_router.http.faults import CLIENT, OnFault
 from memroute_router.http.outbox import Outbox
 from memroute_router.http.sockets import client_address
 
+LOGGER = logging.getLogger(__name__)
 # Of a frame that is sent to us. Unit: bytes. Source: chosen by hand; RFC 9113's least is 16 KiB.
 MAX_FRAME_BYTES: Final = 64 * 1024
 _PEER_FRAME_BYTES: Final = 16 * 1024
@@ -91,6 +94,8 @@ class ServerSide:
         self.max_calls = max_calls
         self.max_message_bytes = max_message_bytes
         self.connections: set[GrpcConnection] = set()
+        self.num_calmed = 0
+        """Connections that are left because too many of their streams came to nothing."""
         self.is_stopping = False
 
 
@@ -121,6 +126,9 @@ class GrpcConnection(asyncio.Protocol):
         self._is_full: bool = False
         """Whether the socket does not take what it is given."""
         self._is_closing: bool = False
+        self._waste = Waste(side.max_calls, now_seconds=monotonic())
+        self._is_calmed: bool = False
+        """Whether it is left for what it wastes: it is closed once its calls have ended."""
         self.is_left: bool = False
         """Whether it takes no new calls, as the client knows."""
         self.calls: dict[int, Call] = {}
@@ -221,6 +229,10 @@ class GrpcConnection(asyncio.Protocol):
         """It is over."""
         self.calls.pop(call.number, None)
         self._blocked.pop(call, None)
+        if call.has_begun:
+            self._waste.num_answered += 1
+        if self._is_calmed:
+            self._queue()
 
     def write(self, data: bytes) -> None:
         """Have frames leave with this turn of the loop."""
@@ -234,19 +246,20 @@ class GrpcConnection(asyncio.Protocol):
         """Whether calls are under way."""
         return bool(self.calls)
 
-    def say_goodbye(self) -> None:
+    def say_goodbye(self, code: int = Code.NO_ERROR) -> None:
         """New calls are for another server; those that there are go on.
 
         What the client began before it knew is a call like others: it is not answered twice, and
         a gateway would fail it (RFC 9113, 6.8).
         """
-        self.write(go_away(_MAX_WINDOW, Code.NO_ERROR) + frame(Kind.PING, 0, 0, GOODBYE))
+        self.write(go_away(_MAX_WINDOW, code) + frame(Kind.PING, 0, 0, GOODBYE))
 
     def leave(self) -> None:
         """Take no new calls from here on."""
         if not self.is_left:
             self.is_left = True
-            self.write(go_away(self._last_stream, Code.NO_ERROR))
+            code = Code.ENHANCE_YOUR_CALM if self._is_calmed else Code.NO_ERROR
+            self.write(go_away(self._last_stream, code))
 
     def shut_down(self) -> None:
         """Calls end now."""
@@ -283,13 +296,17 @@ class GrpcConnection(asyncio.Protocol):
             frames = call.flush()
             if frames:
                 out.append(frames)
-        if transport is None or transport.is_closing() or not out:
+        if transport is None or transport.is_closing():
             return
-        transport.write(out[0] if len(out) == 1 else b"".join(out))
-        if transport.get_write_buffer_size() > MAX_UNTAKEN_BYTES:
-            self.abort()
-        elif self._blocked and not self.room and not self._is_full:
-            self._unblock()  # the socket has taken all at once: there will be no word of it
+        if out:
+            transport.write(out[0] if len(out) == 1 else b"".join(out))
+            if transport.get_write_buffer_size() > MAX_UNTAKEN_BYTES:
+                self.abort()
+            elif self._blocked and not self.room and not self._is_full:
+                self._unblock()  # the socket has taken all at once: there will be no word of it
+        if self._is_calmed and self.is_left and not self.calls:
+            self._is_closing = True
+            transport.close()
 
     def _queue(self) -> None:
         if not self._is_queued:
@@ -372,6 +389,7 @@ class GrpcConnection(asyncio.Protocol):
             call = self.calls.get(stream)
             if call is not None:
                 self._guarded(call, call.cancel)
+                self._left_early(call)
         elif kind == Kind.CONTINUATION:
             self._continued(flags, payload)
         elif kind == Kind.SETTINGS:
@@ -388,7 +406,7 @@ class GrpcConnection(asyncio.Protocol):
                 self._fail(Code.FRAME_SIZE_ERROR, "a ping has eight bytes")
             elif not flags & Flag.ACK:
                 self.write(frame(Kind.PING, Flag.ACK, 0, payload))
-            elif payload == GOODBYE and self._side.is_stopping:
+            elif payload == GOODBYE and (self._side.is_stopping or self._is_calmed):
                 self.leave()
 
     def _headers(self, flags: int, stream: int, payload: bytes) -> None:
@@ -443,6 +461,7 @@ class GrpcConnection(asyncio.Protocol):
         side = self._side
         if len(self.calls) >= side.max_calls or self.is_left:
             self.write(reset(stream, Code.REFUSED_STREAM))
+            self._came_to_nothing(monotonic())
             return
         call = Call(self, stream, self._call_window)
         self.calls[stream] = call
@@ -468,6 +487,7 @@ class GrpcConnection(asyncio.Protocol):
             if not more or call.send_window > _MAX_WINDOW:
                 self._guarded(call, call.cancel)
                 self.write(reset(stream, Code.FLOW_CONTROL_ERROR))
+                self._left_early(call)
             elif call in self._blocked:
                 del self._blocked[call]
                 self.dirty(call)
@@ -511,6 +531,27 @@ class GrpcConnection(asyncio.Protocol):
                 call.send_window += change
         self.write(SETTINGS_ACK)
         self._unblock()
+
+    def _left_early(self, call: Call) -> None:
+        """Its client does not want it any more: has it ever?"""
+        if not call.has_begun:
+            now = monotonic()
+            if now - call.begun_at < EARLY_SECONDS:
+                self._came_to_nothing(now)
+
+    def _came_to_nothing(self, now: float) -> None:
+        """One more stream has. Over what is allowed the connection is left.
+
+        Its calls go on: a gateway's other clients have done nothing. Over twice that they end.
+        """
+        used_ratio = self._waste.one_more(now_seconds=now)
+        if used_ratio > 2.0:  # noqa: PLR2004 - as the docstring says
+            self._fail(Code.ENHANCE_YOUR_CALM, "too many streams come to nothing")
+        elif used_ratio > 1.0 and not self._is_calmed:
+            self._is_calmed = True
+            self._side.num_calmed += 1
+            LOGGER.warning("connection left peer=%s: too many streams reset", self.peer.decode())
+            self.say_goodbye(Code.ENHANCE_YOUR_CALM)
 
     def _guarded(self, call: Call, step: Callable[[], None]) -> None:
         try:

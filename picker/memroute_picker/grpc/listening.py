@@ -67,6 +67,11 @@ class GrpcServer:
         return sum(len(connection.calls) for connection in self._side.connections)
 
     @property
+    def num_calmed(self) -> int:
+        """Connections that were left because too many of their streams came to nothing."""
+        return self._side.num_calmed
+
+    @property
     def is_stopping(self) -> bool:
         """Whether no new calls are taken."""
         return self._side.is_stopping
