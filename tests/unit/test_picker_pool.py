@@ -297,6 +297,27 @@ async def test_a_modeldeployments_pod_in_somebody_elses_pool_stays_where_it_is()
             assert [r.info.served_model for r in rig.replicas if r.info.pod == "chat-0"] == ["chat"]
 
 
+async def test_a_foreign_pool_is_told_apart_from_a_modeldeployment_of_its_name():
+    """One series for both would scale the ModelDeployment by requests that are none of its."""
+    async with cluster_stub() as (cluster, client):
+        fleet_of(cluster)
+        cluster.put("inferencepools", asking_pool("a", "chat"))
+        cluster.put("pods", pod("own-0", namespace="a"))
+        async with following(client, fleet=True) as rig, Gateway(rig.port) as gateway:
+            await until(lambda: endpoints(rig) == {"10.0.1.1:8000", "10.0.0.1:9"})
+            for called in (b"picker-own.a.svc:9002", b"picker-own.a.svc:9002", b""):
+                assert (await Stream(gateway, called=called).routed(body(model="chat"))).endpoint
+            page = rig.router.metrics.render().decode()
+            for name, count in (("chat", 1), ("inferencepool/chat", 2)):
+                labels = f'{{model_deployment="{name}",model_namespace="a"}}'
+                assert f"memroute_router_arrivals_total{labels} {count}" in page
+            for name, replica in (("chat", "chat-0"), ("inferencepool/chat", "chat/own-0")):
+                labels = f'model_deployment="{name}",model_namespace="a",replica="{replica}"'
+                assert f"memroute_router_replica_routable{{{labels}}} 1" in page
+            ready = rig.router.side.ready(PoolTarget(namespace="a", deployment="chat"))
+            assert [one.info.pod for one in ready] == ["chat-0"]
+
+
 async def test_several_pools_that_are_named_are_told_apart():
     """Without ModelDeployments, and each with the ports of its own ranks."""
     async with cluster_stub() as (cluster, client):
