@@ -10,13 +10,10 @@ from hypothesis import strategies as st
 from gateway_rig import BUFFERED, DUPLEX, NONE, STREAMED, Stream, picker
 from gateway_rig import headers as head_of
 from gateway_wire import Socket, frames_of, nothing_is_held, wired_up
-from memroute_picker.grpc.connection import (
-    MAX_BLOCK_BYTES,
-    MAX_WRITE_BYTES,
-    GrpcConnection,
-)
+from memroute_picker.grpc.connection import MAX_WRITE_BYTES, GrpcConnection
 from memroute_picker.grpc.frames import PREFACE, Code, Flag, Kind, frame, window_update
 from memroute_picker.grpc.frames import settings as settings_of
+from memroute_picker.grpc.reading import MAX_BLOCK_BYTES
 from memroute_picker.protocol.names import HEALTH_WATCH_PATH
 from memroute_picker.protocol.wire import field as wired
 from router_rig import CHUNK, body, until

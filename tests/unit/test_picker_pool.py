@@ -12,6 +12,8 @@ from cluster_stub import cluster_stub, refuse
 from gateway_rig import Gateway, PickerRig, Stream
 from memroute.traffic.replica import SleepPhase
 from memroute_kube.shapes import OddObjectError, name_of
+from memroute_picker.picking.asking import Asking
+from memroute_picker.picking.passing import passes_to
 from memroute_picker.pools.book import PoolBook, PoolTarget, kept_as
 from memroute_picker.pools.membership import PoolMembership
 from memroute_picker.pools.objectives import Objectives, priority_of
@@ -314,8 +316,9 @@ async def test_a_foreign_pool_is_told_apart_from_a_modeldeployment_of_its_name()
             for name, replica in (("chat", "chat-0"), ("inferencepool/chat", "chat/own-0")):
                 labels = f'model_deployment="{name}",model_namespace="a",replica="{replica}"'
                 assert f"memroute_router_replica_routable{{{labels}}} 1" in page
-            ready = rig.router.side.ready(PoolTarget(namespace="a", deployment="chat"))
-            assert [one.info.pod for one in ready] == ["chat-0"]
+            asking = Asking(rig.router.side, b"", b"")
+            asking.target_pool = PoolTarget(namespace="a", deployment="chat")
+            assert [one.info.pod for one in passes_to(rig.router.side, asking)] == ["chat-0"]
 
 
 async def test_several_pools_that_are_named_are_told_apart():

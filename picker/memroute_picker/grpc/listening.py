@@ -1,6 +1,7 @@
 """The listener: sockets, certificates, and the gateways' connections; how they are left."""
 
-from memroute_picker.grpc.connection import GrpcConnection, HandlerFor, ServerSide
+from memroute_picker.grpc.connection import GrpcConnection
+from memroute_picker.grpc.side import HandlerFor, ServerSide
 from memroute_router.http.budget import BodyBudget
 from memroute_router.http.clients import Clients
 from memroute_router.http.deadlines import Deadlines

@@ -26,7 +26,7 @@ def is_served_by(pool: Pool, namespace: str, deployment: str) -> bool:
     settings = pool.settings
     if settings is not None and f"{namespace}/{deployment}" in settings.served_by:
         return True
-    return any(_is_of(replica, namespace, deployment) for replica in pool.replicas.values())
+    return any(is_of(replica, namespace, deployment) for replica in pool.replicas.values())
 
 
 def of_deployment(pool: Pool, namespace: str, deployment: str) -> frozenset[str] | None:
@@ -36,7 +36,7 @@ def of_deployment(pool: Pool, namespace: str, deployment: str) -> frozenset[str]
     """
     replicas = pool.replicas
     keys = frozenset(
-        [key for key, replica in replicas.items() if _is_of(replica, namespace, deployment)]
+        [key for key, replica in replicas.items() if is_of(replica, namespace, deployment)]
     )
     return None if len(keys) == len(replicas) else keys
 
@@ -93,5 +93,6 @@ def next_in_line(
     return [pool.replicas[key] for _, _, key in found[:count]]
 
 
-def _is_of(replica: Replica, namespace: str, deployment: str) -> bool:
+def is_of(replica: Replica, namespace: str, deployment: str) -> bool:
+    """Whether it is a replica of a ModelDeployment."""
     return replica.info.deployment == deployment and replica.info.namespace == namespace

@@ -18,8 +18,9 @@ from memroute_picker.grpc.frames import GrpcStatus
 from memroute_picker.picking.asking import Asking, Declined
 from memroute_picker.picking.attempt import PickedAttempt
 from memroute_picker.picking.exchange import GatewayExchange
-from memroute_picker.picking.fallbacks import endpoint_in, named, next_in_line
+from memroute_picker.picking.fallbacks import endpoint_in, next_in_line
 from memroute_picker.picking.heads import AnswerHead
+from memroute_picker.picking.passing import passes_to
 from memroute_picker.picking.request import PickedRequest
 from memroute_picker.picking.side import PickerSide
 from memroute_picker.picking.telling import Telling
@@ -260,19 +261,12 @@ class Process(Handler):
         self._exchange = None
         if self._is_locked_out(fields):
             return
-        ready = side.ready(asking.target_pool)
-        if asking.allowed is not None:
-            wanted = named(ready, asking.allowed)
-            ready = wanted or (ready if asking.is_allowed_a_wish else [])
-        if not ready:
-            self._decline(Declined(503, "no endpoint is ready", lines=b"retry-after: 1\r\n"))
+        found = passes_to(side, asking)
+        if isinstance(found, Declined):
+            self._decline(found)
             return
-        side.num_requests += 1
-        first = side.num_requests % len(ready)
-        if not asking.is_allowed_a_wish:
-            ready = [ready[first]]
         self._state = PASSING
-        self._goes_to(ready, body, side.removals_in_passing, may_be_changed=False)
+        self._goes_to(found, body, side.removals_in_passing, may_be_changed=False)
 
     # For the attempt
 
