@@ -17,12 +17,16 @@ class Socket:
         self.waiting_bytes = self.most_bytes = 0
         self.is_closed = self.is_full = False
         self.protocol = None
+        self.look = lambda: None
+        self.looks = []
+        """What was seen at each write."""
 
     def get_extra_info(self, _name):
         return None
 
     def write(self, data):
         self.written += data
+        self.looks.append(self.look())
         if not self._takes:
             self.waiting_bytes += len(data)
             self.most_bytes = max(self.most_bytes, self.waiting_bytes)
@@ -99,3 +103,13 @@ async def wired_up(*flags, takes=True, greets=True, capacity=10_000, **options):
 
 def nothing_is_held(rig):
     return rig.num_leases == rig.reserved == rig.num_held == rig.router.grpc.budget.held_bytes == 0
+
+
+@contextlib.contextmanager
+def together(wire):
+    """What is said comes by one read."""
+    said = []
+    wire.write = said.append
+    yield
+    del wire.write
+    wire.write(b"".join(said))

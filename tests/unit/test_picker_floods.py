@@ -1,7 +1,6 @@
 """What a gateway may make a picker hold, and do, is bounded: bytes, copies, work, calls."""
 
 import asyncio
-import contextlib
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +10,7 @@ from gateway_rig import BUFFERED, DUPLEX, NONE, STREAMED, Stream, picker
 from gateway_rig import headers as head_of
 from gateway_wire import Socket, frames_of, nothing_is_held, wired_up
 from memroute_picker.grpc.connection import MAX_WRITE_BYTES, GrpcConnection
-from memroute_picker.grpc.frames import PREFACE, Code, Flag, Kind, frame, window_update
+from memroute_picker.grpc.frames import Code, Flag, Kind, frame, window_update
 from memroute_picker.grpc.frames import settings as settings_of
 from memroute_picker.grpc.reading import MAX_BLOCK_BYTES
 from memroute_picker.protocol.names import HEALTH_WATCH_PATH

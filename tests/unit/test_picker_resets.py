@@ -1,11 +1,11 @@
-"""Streams that come to nothing are bounded, and no gateway whose clients leave is over the bound."""
+"""Streams that come to nothing are bounded, and no gateway whose clients leave is over that."""
 
 import asyncio
 
 import pytest
 
 from gateway_rig import Stream
-from gateway_wire import frames_of, nothing_is_held, wired_up
+from gateway_wire import frames_of, nothing_is_held, together, wired_up
 from memroute_picker.grpc.frames import Code, Flag, Kind, frame, window_update
 from memroute_picker.grpc.waste import Waste
 from router_rig import body
@@ -39,13 +39,14 @@ async def test_rapid_resets_are_bounded_and_what_is_under_way_is_not_broken_off(
         assert rig.num_leases == 1
 
         def come_to_nothing():
-            stream = Stream(wire)
-            if how == "whole":
-                stream.ask(body())
-            if how == "window":
-                wire.write(window_update(stream.number, 0))
-            else:
-                stream.cancel()
+            with together(wire):
+                stream = Stream(wire)
+                if how == "whole":
+                    stream.ask(body())
+                if how == "window":
+                    wire.write(window_update(stream.number, 0))
+                else:
+                    stream.cancel()
 
         num_before = 0
         while not rig.router.grpc.num_calmed and num_before < 5000:

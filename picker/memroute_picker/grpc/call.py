@@ -129,6 +129,10 @@ class Call:
         self._unsent.append(message)
         self._connection.dirty(self)
 
+    def hasten(self) -> None:
+        """What was sent leaves now, where that makes no more writes. It may end the call."""
+        self._connection.hasten()
+
     def end(self, status: int = GrpcStatus.OK, why: bytes = b"") -> None:
         """End the call once all that was sent has left."""
         if self._end is None and not self.is_over:

@@ -8,7 +8,7 @@ GREETING ── preface ──► OPEN ── told that it is left ──► LEF
 
 What a client may make us hold is bounded: calls, what waits for it, and how many of its streams may
 come to nothing. Frames are read elsewhere (``reading.py``); what they do to a call is decided here.
-All that a turn of the loop makes leaves at once.
+All that one read makes leaves as one write, and so does what a turn of the loop makes otherwise.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ from memroute_picker.grpc.side import ServerSide
 from memroute_picker.grpc.waste import EARLY_SECONDS, Waste
 from memroute_router.http.budget import BodyBudget, UnsentAnswers
 from memroute_router.http.deadlines import NEVER, monotonic
-from memroute_router.http.faults import CLIENT
+from memroute_router.http.faults import CLIENT, WRITE
 from memroute_router.http.sockets import client_address
 
 LOGGER = logging.getLogger(__name__)
@@ -85,6 +85,10 @@ class GrpcConnection(asyncio.Protocol):
         self._blocked: dict[Call, None] = {}
         """Calls with bytes that the windows have no room for, in order."""
         self._is_queued: bool = False
+        self._is_read: bool = False
+        """Whether something is being read just now: what that makes is flushed at its end."""
+        self.is_end_of_read: bool = False
+        """Whether nothing follows in it beside what is dealt with now."""
         self._is_full: bool = False
         """Whether the socket does not take what it is given."""
         self.is_closing: bool = False
@@ -162,6 +166,7 @@ class GrpcConnection(asyncio.Protocol):
         """Whole frames are dealt with; the rest waits."""
         if self.is_closing:
             return
+        self._is_read = True
         try:
             self._reader.read(data)
         except FrameError as error:
@@ -169,6 +174,9 @@ class GrpcConnection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 - a bug of ours ends the connection, not the loop
             self._side.on_fault(CLIENT, error)
             self._fail(Code.INTERNAL_ERROR, "internal error")
+        self._is_read = False
+        if self._is_queued:
+            self._flush_now()
 
     # For calls
 
@@ -187,6 +195,14 @@ class GrpcConnection(asyncio.Protocol):
         """So much of a call leaves now."""
         self.send_window -= num_bytes
         self.room -= num_bytes
+
+    def hasten(self) -> None:
+        """What was made leaves now, if nothing else comes of what is read: it is one write still.
+
+        Whoever says the last word of a request need not account for it first.
+        """
+        if self._is_read and self.is_end_of_read:
+            self._flush_now()
 
     def gone(self, call: Call) -> None:
         """It is over."""
@@ -271,10 +287,21 @@ class GrpcConnection(asyncio.Protocol):
             self.is_closing = True
             transport.close()
 
+    def _flush_now(self) -> None:
+        """What one read has made leaves with it, not a turn of the loop later.
+
+        Other connections' writes are no fewer for it: each is another thread's of a gateway.
+        """
+        try:
+            self.flush()
+        except Exception as error:  # noqa: BLE001 - as for what the outbox flushes
+            self._side.on_fault(WRITE, error)
+
     def _queue(self) -> None:
         if not self._is_queued:
             self._is_queued = True
-            self._side.outbox.add(self)
+            if not self._is_read:
+                self._side.outbox.add(self)
 
     # What comes
 

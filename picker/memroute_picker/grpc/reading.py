@@ -65,15 +65,9 @@ class FrameReader:
             data = self._rest + data
         at = 0
         if not self._has_greeted:
-            if not data.startswith(PREFACE):
-                if PREFACE.startswith(data):
-                    self._rest = data
-                else:
-                    connection.abort()  # it speaks something else
+            at = self._greeting(data)
+            if not at:
                 return
-            self._has_greeted = True
-            connection.on_greeting()
-            at = len(PREFACE)
         size = len(data)
         while size - at >= HEAD_BYTES:
             length = (data[at] << 16) | (data[at + 1] << 8) | data[at + 2]
@@ -85,19 +79,37 @@ class FrameReader:
             kind, flags = data[at + 3], data[at + 4]
             stream = int.from_bytes(data[at + 5 : begin], "big") & MAX_WINDOW
             at = begin + length
+            connection.is_end_of_read = at == size
             if self._block_of and (kind != Kind.CONTINUATION or stream != self._block_of):
                 raise FrameError(Code.PROTOCOL_ERROR, "header fields have no end")
             if kind == Kind.DATA:
-                payload = data[begin:at]
-                if flags & Flag.PADDED:
-                    payload = _without_padding(payload)
-                is_last = bool(flags & Flag.END_STREAM)
-                connection.on_data(stream, payload, length, is_last=is_last)
+                self._data(flags, stream, data[begin:at], length)
             else:
                 self._other(kind, flags, stream, data[begin:at])
             if connection.is_closing:
                 return
         self._rest = data[at:] if at else data
+
+    def _greeting(self, data: bytes) -> int:
+        """Where frames begin; 0: not here."""
+        if data.startswith(PREFACE):
+            self._has_greeted = True
+            self._connection.on_greeting()
+            return len(PREFACE)
+        if PREFACE.startswith(data):
+            self._rest = data
+        else:
+            self._connection.abort()  # it speaks something else
+        return 0
+
+    def _data(self, flags: int, stream: int, payload: bytes, num_bytes: int) -> None:
+        if flags & Flag.PADDED:
+            padding = payload[0] if payload else 0
+            if padding >= len(payload):
+                raise FrameError(Code.PROTOCOL_ERROR, "more padding than payload")
+            payload = payload[1 : len(payload) - padding]
+        is_last = bool(flags & Flag.END_STREAM)
+        self._connection.on_data(stream, payload, num_bytes, is_last=is_last)
 
     def _other(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind == Kind.HEADERS:
@@ -184,10 +196,3 @@ class FrameReader:
                     raise FrameError(Code.PROTOCOL_ERROR, "no size of a frame")
                 frame_bytes = value
         self._connection.on_settings(call_window, frame_bytes)
-
-
-def _without_padding(payload: bytes) -> bytes:
-    padding = payload[0] if payload else 0
-    if padding >= len(payload):
-        raise FrameError(Code.PROTOCOL_ERROR, "more padding than payload")
-    return payload[1 : len(payload) - padding]

@@ -43,7 +43,7 @@ class ServerSide:
         self.max_connections = max_connections
         self.max_calls = max_calls
         self.max_message_bytes = max_message_bytes
-        self.connections: set["GrpcConnection"] = set()
+        self.connections: set[GrpcConnection] = set()
         self.num_calmed = 0
         """Connections that are left because too many of their streams came to nothing."""
         self.is_stopping = False

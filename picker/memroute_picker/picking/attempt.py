@@ -167,6 +167,13 @@ class PickedAttempt(Attempt):
         if data:
             self._exchange.send(data)
 
+    def _completed(self, data: bytes) -> None:
+        if self._events is None:
+            self._gateway.passes_whole(data)
+            if self._owner is None:
+                return  # it has ended of that: its gateway takes nothing
+        super()._completed(data)
+
     def late(self) -> None:
         """Nothing has come in time."""
         if self.is_answering:

@@ -33,7 +33,7 @@ class Telling:
 
     __slots__ = (
         "_held", "_mode_of_answers", "_mode_of_requests", "_served", "_side", "call",
-        "has_body", "has_trailers", "head_is_told", "is_served_named",
+        "has_body", "has_trailers", "head_is_told", "is_served_named", "is_whole",
     )  # fmt: skip
 
     def __init__(self, side: PickerSide, call: Call) -> None:
@@ -51,6 +51,8 @@ class Telling:
         """Whether the answer has one: else no message of it may be sent back."""
         self.has_trailers = False
         """Whether trailers end the answer's body."""
+        self.is_whole = False
+        """Whether the last piece of its body was told."""
 
     # How bodies come
 
@@ -152,9 +154,10 @@ class Telling:
         self.call.send(answers.answered(mutation) if mutation else answers.EMPTY_RESPONSE_HEADERS)
 
     def piece(self, data: bytes, *, is_last: bool) -> None:
-        """So may a piece of its body."""
-        if not self.has_body:
+        """So may a piece of its body; nothing after the last one."""
+        if not self.has_body or self.is_whole:
             return
+        self.is_whole = is_last
         if self.streams_answers:
             # Where trailers follow, they are the end.
             is_end = is_last and not self.has_trailers
