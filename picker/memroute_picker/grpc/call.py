@@ -1,7 +1,7 @@
 """One call: whole messages come in, and go out as far as the client's windows let them.
 
-What is sent in one turn of the loop leaves together, as few frames. A client that does not take
-what it is sent is not let send more: its window stays as it is until the call has caught up.
+What is sent while one read is dealt with leaves together, as few frames. A client that does not
+take what it is sent is not let send more: its window stays as it is until the call has caught up.
 """
 
 from collections import deque
