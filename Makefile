@@ -191,7 +191,7 @@ bounds: $(STAMP) ## a running router under --max-memory against hostile clients 
 
 FUZZ_SECONDS ?= 1200
 fuzz: .venv-fuzz/.installed ## fuzz the router's HTTP, guided by coverage (FUZZ_SECONDS=1200)
-	@PYTHONPATH=core:kube:router:tests/support .venv-fuzz/bin/python tests/robustness/fuzz_http.py .fuzz \
+	@PYTHONPATH=core:kube:router:tests/support/routers .venv-fuzz/bin/python tests/robustness/fuzz_http.py .fuzz \
 	  -max_total_time=$(FUZZ_SECONDS) -max_len=9000 -rss_limit_mb=1024 -artifact_prefix=.fuzz/
 
 .venv-fuzz/.installed: requirements/router.txt
