@@ -441,6 +441,7 @@ async def test_a_test_may_choose_only_where_tests_may():
         stream = Stream(gateway)
         answer = await stream.routed(body(), test_epp_endpoint_selection="127.0.0.1:1002")
         assert answer.endpoint == "127.0.0.1:1002"
+        assert "test-epp-endpoint-selection" not in answer.removes, "upstream's suite looks for it"
     async with picker() as (rig, gateway):
         rig.prefer("a")
         stream = Stream(gateway)
