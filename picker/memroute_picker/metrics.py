@@ -39,3 +39,8 @@ class PickerCollector(Collector):
         broken.add_metric(("malformed",), self._counts.num_malformed)
         broken.add_metric(("body-mode",), self._counts.num_unsupported)
         yield broken
+        yield CounterMetricFamily(
+            "memroute_picker_connections_calmed",
+            "Connections of gateways that were left because too many streams came to nothing.",
+            value=self._server.num_calmed,
+        )

@@ -35,7 +35,8 @@ def main() -> None:
         "names",
         nargs="*",
         metavar="NAME",
-        help="these alone (default: all but pilot-discovery, Istio's, which only some tests need)",
+        help="these alone (default: all but what only tests of gateways need: pilot-discovery, "
+        "gateway-suite, echo-basic)",
     )
     arguments = parser.parse_args()
     if arguments.command == "binaries":

@@ -1,7 +1,8 @@
 """The commands of every page against a real API server, and every manifest, as they stand.
 
 What would change the shared cluster is asked with ``--dry-run=server``: validated and admitted, and
-not stored. Which block is run where, and what is run nowhere, is in tests/support/page_blocks.py.
+not stored. Which block is run where, and what is run nowhere, is in
+tests/support/pages/page_blocks.py.
 """
 
 import gzip

@@ -2,20 +2,19 @@
 
 import re
 import secrets
-import shutil
 from contextlib import ExitStack
 
+import mesh_gateways
 import mesh_pods
 import pytest
-from mesh_cluster import APPS, INFRA, POOLS, MeshCluster, pool, route, rule
-from mesh_network import PrivateNetwork
-from mesh_web import SERVED, ask, eventually, is_served
+from mesh_cluster import APPS, INFRA, POOLS, MeshCluster, pool, route
+from mesh_gateways import attach, expose
+from mesh_network import PrivateNetwork, check_programs
+from mesh_web import eventually
 
 from memroute_simulator.controlplane import find_binaries
 from memroute_simulator.controlplane.cluster import BINARIES
 
-PROGRAMS = {"ip": "iproute2", "nsenter": "util-linux", "unshare": "util-linux"}
-"""What the networks are made with, and the Debian package that has it."""
 NUM_REPLICAS = 3
 POOL_OBJECTS = {
     "primary": {"app": "primary"},
@@ -46,8 +45,8 @@ class Mesh:
         """Everything, at once; returns when it serves."""
         cluster = self.cluster
         for name in ("first", "second"):
-            cluster.apply(mesh_pods.gateway_object(name), mesh_pods.gateway_service(name))
-            self._add(mesh_pods.gateway(cluster, name))
+            cluster.apply(mesh_gateways.gateway_object(name), mesh_gateways.gateway_service(name))
+            self._add(mesh_gateways.gateway(cluster, name))
         for number in range(NUM_REPLICAS):
             for app, ports, h2c in (
                 ("primary", (3000,), ()),
@@ -70,43 +69,20 @@ class Mesh:
         cluster.apply(*(pod.manifest() for pod in self.pods.values()))
         for pod in self.pods.values():
             if pod.namespace == INFRA:
-                self._expose(pod)
+                expose(self.cluster, pod)
             else:
                 pod.wait()
             pod.say(is_ready=True)
 
         for name in ("first", "second"):
-            self._attach(name)
+            attach(cluster, self.gateway(name), "http1")
 
     def start_gateway(self, pod) -> None:
         """One more gateway, whose Service there is."""
         self._add(pod)
         self.cluster.apply(pod.manifest())
-        self._expose(pod)
+        expose(self.cluster, pod)
         pod.say(is_ready=True)
-
-    def _expose(self, pod) -> None:
-        """A gateway has its address. It listens once it has a route, which needs that."""
-        address = {"loadBalancer": {"ingress": [{"ip": pod.address}]}}
-        service = pod.name.replace("-gateway", "-istio")
-        self.cluster.status("service", pod.namespace, service, address)
-
-    def _attach(self, gateway) -> None:
-        """A gateway has a pool that stays, and asks pickers.
-
-        Istio puts the filter that asks into a listener only while the gateway has a pool attached,
-        and may see the first one too late for the push that it causes: seen in 4 of 25 tries. With
-        the next route it sees it.
-        """
-        for attempt in range(3):
-            host = f"standing-{attempt}.example.com"
-            standing = route(f"standing-{gateway}-{attempt}", gateway, [rule("http1")], [host])
-            self.cluster.apply(standing)
-            pod = self.gateway(gateway)
-            if SERVED in eventually(lambda p=pod, h=host: _asked(p, h), is_served).headers:
-                return
-        message = f"the {gateway} gateway asks no picker"
-        raise RuntimeError(message)
 
     def _add(self, pod) -> None:
         self.pods[pod.name] = pod
@@ -141,20 +117,10 @@ class Mesh:
         )
 
 
-def _asked(pod, host):
-    """What a gateway answers; None: it does not listen yet."""
-    try:
-        return ask(pod, host)
-    except OSError:
-        return None
-
-
 @pytest.fixture(scope="session")
 def mesh():
     """The one mesh of a run."""
-    for program, package in PROGRAMS.items():
-        if shutil.which(program) is None:
-            pytest.fail(f"{program} is not on PATH (on Debian: {package})")
+    check_programs()
     mesh_pods.envoy_program()
     # Before there is no way out of the network that they start in.
     find_binaries([*BINARIES, "pilot-discovery"])

@@ -91,11 +91,11 @@ class MeshCluster(KubectlCluster):
         self.kubectl("patch", resource, name, "-n", namespace, "--subresource=status",
                      "--type=merge", "-p", json.dumps({"status": status}))  # fmt: skip
 
-    def picker_kubeconfig(self) -> Path:
-        """Credentials with a picker's rights, and no more."""
-        path = self.directory / "picker.kubeconfig"
+    def picker_kubeconfig(self, namespace: str = APPS, account: str = "picker") -> Path:
+        """Credentials with the rights of a picker's ServiceAccount, and no more."""
+        path = self.directory / f"{namespace}-{account}.kubeconfig"
         if not path.exists():
-            token = self.kubectl("create", "token", "picker", "-n", APPS).strip()
+            token = self.kubectl("create", "token", account, "-n", namespace).strip()
             admin = yaml.safe_load(self.kubeconfig.read_text())
             server = admin["clusters"][0]["cluster"]["server"]
             authority = (self.directory / "pki" / "ca.crt").read_bytes()
@@ -166,9 +166,9 @@ def pool(name: str, *, app: str, ports=(3000,), picker=None, failure_mode=None, 
     return {"apiVersion": POOL_API, "kind": "InferencePool", "metadata": _named(name), "spec": spec}
 
 
-def route(name: str, gateway: str, rules: list[dict], hosts=()):
-    """An HTTPRoute of a gateway."""
-    spec = {"parentRefs": [{"name": gateway, "namespace": INFRA}], "rules": rules}
+def route(name: str, gateway: str, rules: list[dict], hosts=(), *, namespace: str = INFRA):
+    """An HTTPRoute of a gateway. ``namespace``: the gateway's."""
+    spec = {"parentRefs": [{"name": gateway, "namespace": namespace}], "rules": rules}
     if hosts:
         spec["hostnames"] = list(hosts)
     return {"apiVersion": ROUTE_API, "kind": "HTTPRoute", "metadata": _named(name), "spec": spec}

@@ -12,6 +12,7 @@ ends, and nothing has to be cleaned up.
 
 import ctypes
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -21,6 +22,16 @@ PREFIX = "10.244.0."
 GATEWAY_ADDRESS = f"{PREFIX}1"
 CLONE_NEWNET = 0x40000000
 WAIT_SECONDS = 10.0
+PROGRAMS = {"ip": "iproute2", "nsenter": "util-linux", "unshare": "util-linux"}
+"""What the networks are made with, and the Debian package that has it."""
+
+
+def check_programs() -> None:
+    """Raises ``RuntimeError`` where one of ``PROGRAMS`` is missing."""
+    for program, package in PROGRAMS.items():
+        if shutil.which(program) is None:
+            message = f"{program} is not on PATH (on Debian: {package})"
+            raise RuntimeError(message)
 
 
 class PrivateNetwork:

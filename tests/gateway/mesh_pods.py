@@ -1,4 +1,4 @@
-"""Pods of the mesh: model servers and gateways in networks of their own, and pickers.
+"""Pods of the mesh: model servers in networks of their own, and pickers.
 
 A node's agent would do what is done here: start a pod's program, and say that it is ready.
 """
@@ -11,17 +11,17 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-from mesh_cluster import APPS, CLASS, INFRA, NODE, XDS_PORT, MeshCluster
+from mesh_cluster import APPS, NODE, MeshCluster
 from mesh_network import GATEWAY_ADDRESS, PREFIX, PodNetwork, add_address
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("core", "kube", "router", "picker", "simulator")
 SERVER = ROOT / "tests" / "picker_conformance" / "picker_upstream.py"
-PICKER_PORT, OPS_PORT, LISTENER_PORT = 9002, 8002, 80
+PICKER_PORT, OPS_PORT = 9002, 8002
 START_SECONDS = 60.0
 NOW = "2026-01-01T00:00:00Z"
 _numbers = itertools.count(10)
@@ -106,22 +106,8 @@ class Pod:
 
     def say(self, *, is_ready: bool) -> None:
         """Write its status, as its node would."""
-        word = "True" if is_ready else "False"
-        self.cluster.status("pod", self.namespace, self.name, {
-            "phase": "Running",
-            "podIP": self.address,
-            "podIPs": [{"ip": self.address}],
-            "hostIP": GATEWAY_ADDRESS,
-            "startTime": NOW,
-            "conditions": [
-                {"type": kind, "status": word, "lastTransitionTime": NOW}
-                for kind in ("Initialized", "ContainersReady", "Ready", "PodScheduled")
-            ],
-            "containerStatuses": [{
-                "name": "main", "ready": is_ready, "started": True, "restartCount": 0,
-                "image": "test", "imageID": "test", "state": {"running": {"startedAt": NOW}},
-            }],
-        })  # fmt: skip
+        status = pod_status(self.address, ["main"], is_ready=is_ready)
+        self.cluster.status("pod", self.namespace, self.name, status)
 
     def signal(self, number: int) -> None:
         """Send its program a signal."""
@@ -145,6 +131,29 @@ class Pod:
         self.kill()
         if self.network is not None:
             self.network.close()
+
+
+def pod_status(address: str, containers: Sequence[str], *, is_ready: bool) -> dict:
+    """The status of a pod that runs, as its node writes it."""
+    word = "True" if is_ready else "False"
+    return {
+        "phase": "Running",
+        "podIP": address,
+        "podIPs": [{"ip": address}],
+        "hostIP": GATEWAY_ADDRESS,
+        "startTime": NOW,
+        "conditions": [
+            {"type": kind, "status": word, "lastTransitionTime": NOW}
+            for kind in ("Initialized", "ContainersReady", "Ready", "PodScheduled")
+        ],
+        "containerStatuses": [
+            {
+                "name": name, "ready": is_ready, "started": True, "restartCount": 0,
+                "image": "test", "imageID": "test", "state": {"running": {"startedAt": NOW}},
+            }
+            for name in containers
+        ],
+    }  # fmt: skip
 
 
 def model_server(cluster, name, app, *, ports=(3000,), h2c=()):
@@ -178,7 +187,7 @@ def engine(cluster, name, app, *, capacity_tokens):
     ]  # fmt: skip
     return Pod(
         cluster=cluster, name=name, address=address, labels={"app": app}, ports=(8000,),
-        command=command, environment=_python_path(),
+        command=command, environment=python_path(),
         network=PodNetwork(address, cluster.environment),
     )  # fmt: skip
 
@@ -193,14 +202,15 @@ def picker(cluster, name, pools, *flags):
         "--host", address, "--port", str(PICKER_PORT), "--ops-port", str(OPS_PORT),
         "--scrape-seconds", "0.5", *flags,
     ]  # fmt: skip
-    environment = _python_path() | {"KUBECONFIG": str(cluster.picker_kubeconfig())}
+    environment = python_path() | {"KUBECONFIG": str(cluster.picker_kubeconfig())}
     return Pod(
         cluster=cluster, name=name, address=address, labels={"app": name},
         ports=(PICKER_PORT, OPS_PORT), command=command, environment=environment,
     )  # fmt: skip
 
 
-def _python_path() -> dict[str, str]:
+def python_path() -> dict[str, str]:
+    """The environment in which this checkout's packages are found."""
     places = [str(ROOT / name) for name in PACKAGES]
     return {"PYTHONPATH": os.pathsep.join([*places, os.environ.get("PYTHONPATH", "")])}
 
@@ -216,83 +226,3 @@ def picker_service(name: str, app: str) -> dict:
             "ports": [{"port": PICKER_PORT, "appProtocol": "http2", "name": "grpc"}],
         },
     }
-
-
-def gateway_object(name: str, namespace: str = INFRA) -> dict:
-    """A Gateway that takes routes of all namespaces."""
-    return {
-        "apiVersion": "gateway.networking.k8s.io/v1",
-        "kind": "Gateway",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {
-            "gatewayClassName": CLASS,
-            "listeners": [{
-                "name": "http", "port": LISTENER_PORT, "protocol": "HTTP",
-                "allowedRoutes": {"namespaces": {"from": "All"}},
-            }],
-        },
-    }  # fmt: skip
-
-
-def gateway_service(name: str, namespace: str = INFRA) -> dict:
-    """The Service of a Gateway's pods: Istio deploys neither without its own images."""
-    labels = {"gateway.networking.k8s.io/gateway-name": name}
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": f"{name}-{CLASS}", "namespace": namespace, "labels": labels},
-        "spec": {
-            "type": "LoadBalancer",
-            "selector": labels,
-            "ports": [{"name": "http", "port": LISTENER_PORT, "targetPort": LISTENER_PORT,
-                       "appProtocol": "http"}],
-        },
-    }  # fmt: skip
-
-
-def gateway(cluster, name, namespace=INFRA):
-    """A pod with Envoy, all of whose configuration is pilot's."""
-    address = next_address()
-    labels = {"gateway.networking.k8s.io/gateway-name": name}
-    path = cluster.directory / f"envoy-{name}.yaml"
-    path.write_text(yaml.safe_dump(_bootstrap(name, namespace, address, labels)))
-    command = [str(envoy_program()), "-c", str(path), "--concurrency", "1", "-l", "warn",
-               "--base-id", address.rpartition(".")[2]]  # fmt: skip
-    return Pod(
-        cluster=cluster, name=f"{name}-gateway", address=address, labels=labels,
-        ports=(LISTENER_PORT,), command=command, namespace=namespace,
-        network=PodNetwork(address, cluster.environment),
-    )  # fmt: skip
-
-
-def _bootstrap(name: str, namespace: str, address: str, labels: dict[str, str]) -> dict:
-    h2 = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-    pilot = {"address": {"socket_address": {"address": GATEWAY_ADDRESS, "port_value": XDS_PORT}}}
-    ads = {"ads": {}, "resource_api_version": "V3"}
-    return {
-        "node": {
-            "id": f"router~{address}~{name}-gateway.{namespace}~{namespace}.svc.cluster.local",
-            "cluster": f"{name}.{namespace}",
-            "metadata": {
-                "NAMESPACE": namespace, "CLUSTER_ID": "Kubernetes", "LABELS": labels,
-                "INSTANCE_IPS": address, "ISTIO_VERSION": "1.31.0",
-            },
-        },
-        "dynamic_resources": {
-            "ads_config": {
-                "api_type": "GRPC", "transport_api_version": "V3",
-                "grpc_services": [{"envoy_grpc": {"cluster_name": "xds-grpc"}}],
-            },
-            "lds_config": ads,
-            "cds_config": ads,
-        },
-        "static_resources": {"clusters": [{
-            "name": "xds-grpc", "type": "STATIC", "connect_timeout": "2s",
-            "typed_extension_protocol_options": {
-                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                    "@type": h2, "explicit_http_config": {"http2_protocol_options": {}}}},
-            "load_assignment": {"cluster_name": "xds-grpc",
-                                "endpoints": [{"lb_endpoints": [{"endpoint": pilot}]}]},
-        }]},
-        "admin": {"address": {"socket_address": {"address": address, "port_value": 15000}}},
-    }  # fmt: skip

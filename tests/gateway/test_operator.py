@@ -6,7 +6,7 @@ memroute is as a release installs it; its replicas are simulated engines.
 import json
 from collections import Counter
 
-import mesh_pods
+import mesh_gateways
 import pytest
 from mesh_cluster import APPS, POOLS, pool, rule
 from mesh_memroute import (
@@ -65,8 +65,8 @@ def test_a_new_user_follows_the_page_word_by_word(mesh, reader):
     """
     cluster, name, namespace = mesh.cluster, "inference", "gateways"
     reader.follow("create namespace")
-    cluster.apply(mesh_pods.gateway_service(name, namespace))
-    mesh.start_gateway(mesh_pods.gateway(cluster, name, namespace))
+    cluster.apply(mesh_gateways.gateway_service(name, namespace))
+    mesh.start_gateway(mesh_gateways.gateway(cluster, name, namespace))
     reader.follow("-f gateway.yaml -f chat.yaml")
     told = reader.follow("GATEWAY=")
     if REPLICA not in told:

@@ -1,6 +1,7 @@
 """Every step of the Dockerfile is done in an empty root, and what comes out is started.
 
-What stands for the base images, and what therefore is not shown: tests/support/image_roots.py.
+What stands for the base images, and what therefore is not shown:
+tests/support/images/image_roots.py.
 """
 
 import json

@@ -85,7 +85,7 @@ def picker(request, endpoints, engines, model, tmp_path_factory):  # noqa: ARG00
     folder = tmp_path_factory.mktemp("picker")
     if request.config.getoption("--start") == "trivial":
         port = free_port()
-        command = [sys.executable, str(ROOT / "tests/support/trivial_picker.py"),
+        command = [sys.executable, str(ROOT / "tests/support/gateways/trivial_picker.py"),
                    "--port", str(port), "--endpoints", ",".join(endpoints)]  # fmt: skip
         with _started(command, port, folder):
             yield f"127.0.0.1:{port}"

@@ -153,5 +153,8 @@ def test_clients_may_leave_anywhere(envoy, prompt):
 
 @pytest.mark.rule("many-streams")
 def test_a_thousand_streams_at_once(picker, prompt):
+    # A machine that is slow, or has others to serve, is no reason to go unanswered: a picker may
+    # refuse what would wait for too long.
     answers = asyncio.run(crowd(picker, prompt(), 1000))
-    assert all(picked(answer) for answer in answers)
+    for answer in answers:
+        assert picked(answer) or answer.immediate_response.status.code == 429

@@ -15,7 +15,7 @@ def test_dashboards_have_no_field_that_grafana_does_not_know(repository):
     """A misspelt field is ignored without a word: a stacked panel that is not."""
     files = sorted((repository / CHART / "dashboards").glob("*.json"))
     assert len(files) == len(DASHBOARDS)
-    program = repository / "tests" / "support" / "grafana_round_trip.py"
+    program = repository / "tests" / "support" / "metrics" / "grafana_round_trip.py"
     result = subprocess.run(
         [PYTHON, str(program), *map(str, files)], capture_output=True, text=True, check=False
     )

@@ -60,7 +60,7 @@ def test_each_change_is_told_by_events_without_repetition(by_title, title):
 
 
 def test_the_page_of_conditions_is_what_is_told(found):
-    """``python tests/support/conditions_page.py`` writes it anew."""
+    """``python tests/support/pages/conditions_page.py`` writes it anew."""
     assert PAGE.read_text() == page(found)
 
 

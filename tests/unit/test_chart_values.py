@@ -155,7 +155,7 @@ def test_every_setting_has_a_value_of_its_type_and_every_value_is_a_setting(
 
 
 def test_the_page_of_values_is_the_comments(values):
-    """Made anew by ``python tests/support/values_reference.py`` whenever a value changes."""
+    """Made anew by ``python tests/support/pages/values_reference.py`` whenever a value changes."""
     assert [name for name, one in values.items() if not one.comment] == []
     assert values_reference.PAGE.read_text() == values_reference.page()
 

@@ -253,7 +253,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_format_holds_per_module(case):
-    """Formulas against the files that the tools write, within 1 %: tests/support/checkpoint_files.
+    """Formulas against the files that the tools write, within 1 %: ``checkpoint_files``.
 
     The files are listed tensor by tensor without any of memroute's formulas.
     """

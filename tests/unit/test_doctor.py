@@ -183,7 +183,9 @@ def test_where_nothing_answers_that_is_said_once(facts):
 @pytest.mark.slow
 def test_the_fields_of_this_releases_crd_are_the_crds():
     """Compared with the file that is installed, so that no field is forgotten."""
-    assert crd_fields.FIELDS.read_text() == crd_fields.text(), "python tests/support/crd_fields.py"
+    assert crd_fields.FIELDS.read_text() == crd_fields.text(), (
+        "python tests/support/pages/crd_fields.py"
+    )
 
 
 def test_a_crd_of_another_release_is_told_by_its_fields(facts, schema):

@@ -1,12 +1,23 @@
 import re
 import subprocess
 import sys
+import tomllib
 
 
 def test_operator_is_no_package(repository):
     """operator/__init__.py would shadow Python's own module for anyone at the root."""
     assert not (repository / "operator" / "__init__.py").exists()
     assert not list((repository / "tests").rglob("__init__.py"))
+
+
+def test_what_tests_share_is_found_by_its_name_alone(repository):
+    """Its folders are on the path of pytest, and no two files there have one name."""
+    settings = tomllib.loads((repository / "pyproject.toml").read_text())
+    path = settings["tool"]["pytest"]["ini_options"]["pythonpath"]
+    files = list((repository / "tests" / "support").rglob("*.py"))
+    folders = {str(file.parent.relative_to(repository)) for file in files}
+    assert folders == {each for each in path if each.startswith("tests/support")}
+    assert len({file.name for file in files}) == len(files)
 
 
 def test_a_clean_interpreter_at_the_root_still_works(repository):

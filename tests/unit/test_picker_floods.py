@@ -1,120 +1,24 @@
 """What a gateway may make a picker hold, and do, is bounded: bytes, copies, work, calls."""
 
 import asyncio
-import contextlib
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway_rig import BUFFERED, DUPLEX, NONE, STREAMED, Gateway, PickerRig, Stream, picker
+from gateway_rig import BUFFERED, DUPLEX, NONE, STREAMED, Stream, picker
 from gateway_rig import headers as head_of
-from memroute_picker.grpc.connection import (
-    MAX_BLOCK_BYTES,
-    MAX_WRITE_BYTES,
-    GrpcConnection,
-)
-from memroute_picker.grpc.frames import PREFACE, Code, Flag, Kind, frame, window_update
+from gateway_wire import Socket, frames_of, nothing_is_held, wired_up
+from memroute_picker.grpc.connection import MAX_WRITE_BYTES, GrpcConnection
+from memroute_picker.grpc.frames import Code, Flag, Kind, frame, window_update
 from memroute_picker.grpc.frames import settings as settings_of
+from memroute_picker.grpc.reading import MAX_BLOCK_BYTES
 from memroute_picker.protocol.names import HEALTH_WATCH_PATH
 from memroute_picker.protocol.wire import field as wired
 from router_rig import CHUNK, body, until
 from sizes import tries
 
 HELD = "the picker holds as many bytes of requests as it may"
-
-
-class Socket:
-    """A transport that takes only what it is told to."""
-
-    def __init__(self, takes=True):
-        self._takes = takes
-        self.written = bytearray()
-        self.waiting_bytes = self.most_bytes = 0
-        self.is_closed = self.is_full = False
-        self.protocol = None
-
-    def get_extra_info(self, _name):
-        return None
-
-    def write(self, data):
-        self.written += data
-        if not self._takes:
-            self.waiting_bytes += len(data)
-            self.most_bytes = max(self.most_bytes, self.waiting_bytes)
-            if self.waiting_bytes > 64 * 1024 and not self.is_full:
-                self.is_full = True
-                self.protocol.pause_writing()
-
-    def take_all(self):
-        self.waiting_bytes = 0
-        if self.is_full:
-            self.is_full = False
-            self.protocol.resume_writing()
-
-    def get_write_buffer_size(self):
-        return self.waiting_bytes
-
-    def is_closing(self):
-        return self.is_closed
-
-    def close(self):
-        self.is_closed = True
-
-    abort = close
-
-
-def frames_of(data):
-    """Kind, flags, stream and payload of each frame."""
-    found, at = [], 0
-    while at + 9 <= len(data):
-        length = int.from_bytes(data[at : at + 3], "big")
-        stream = int.from_bytes(data[at + 5 : at + 9], "big")
-        found.append((data[at + 3], data[at + 4], stream, bytes(data[at + 9 : at + 9 + length])))
-        at += 9 + length
-    return found
-
-
-class Wire(Gateway):
-    """A gateway whose connection is in memory: what it says is heard at once."""
-
-    def __init__(self, connection):
-        self._connection = connection
-        self._streams = {}
-        self._next = 1
-
-    def write(self, data):
-        self._connection.data_received(data)
-
-
-@contextlib.asynccontextmanager
-async def wired_up(*flags, takes=True, greets=True, capacity=10_000, **options):
-    """A rig, a connection to it in memory, and its transport."""
-    rig = PickerRig("--scrape-seconds", "3600", *flags, **options)
-    rig.add("a", 1001, capacity=capacity)
-    rig.add("b", 1002, capacity=capacity)
-    rig.trust_all()
-    faults = []
-    grpc = rig.router.grpc
-    grpc._side.on_fault = lambda place, error: faults.append((place, error))
-    connection, socket = GrpcConnection(grpc._side), Socket(takes)
-    socket.protocol = connection
-    connection.connection_made(socket)
-    wire = Wire(connection)
-    if greets:
-        wire.write(PREFACE + settings_of([(4, 2**31 - 1)]) + window_update(0, 2**30))
-    try:
-        yield rig, wire, socket
-        assert not faults
-    finally:
-        connection.connection_lost(None)
-        await asyncio.sleep(0)
-        await rig.router.engines.close()
-        grpc.deadlines.close()
-
-
-def nothing_is_held(rig):
-    return rig.num_leases == rig.reserved == rig.num_held == rig.router.grpc.budget.held_bytes == 0
 
 
 # Bytes

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,8 @@ from cluster_stub import cluster_stub, refuse
 from gateway_rig import Gateway, PickerRig, Stream
 from memroute.traffic.replica import SleepPhase
 from memroute_kube.shapes import OddObjectError, name_of
+from memroute_picker.picking.asking import Asking
+from memroute_picker.picking.passing import passes_to
 from memroute_picker.pools.book import PoolBook, PoolTarget, kept_as
 from memroute_picker.pools.membership import PoolMembership
 from memroute_picker.pools.objectives import Objectives, priority_of
@@ -244,6 +247,47 @@ async def test_a_modeldeployments_pool_leads_to_its_own_replicas_alone():
             assert (answer.status, answer.sets["x-memroute-reason"]) == (503, "no-ready-replica")
 
 
+async def test_a_model_of_another_modeldeployment_is_unknown_to_a_pool():
+    """Its own would get 503, to come back; a model that is never there gets the router's 404."""
+    async with cluster_stub() as (cluster, client):
+        for index, name in enumerate(("blue", "green", "other")):
+            obj = router_objects.deployment(name=name, served="m" if name == "other" else "chat")
+            pods = []
+            if name != "green":
+                served = obj["spec"]["model"]["servedName"]
+                pods = [router_objects.pod(
+                    name=f"{name}-0", of=name, served=served, address=f"10.0.1.{index + 1}"
+                )]  # fmt: skip
+                cluster.put("pods", pods[0])
+            cluster.put("modeldeployments", router_objects.told(obj, *pods))
+            cluster.put("inferencepools", written_pool(name))
+        async with following(client, fleet=True) as rig, Gateway(rig.port) as gateway:
+            await until(lambda: endpoints(rig) == {"10.0.1.1:8000", "10.0.1.3:8000"})
+
+            async def asked(name, model):
+                stream = Stream(gateway, called=b"picker-%b.a.svc:9002" % name)
+                answer = await stream.routed(body(model=model))
+                return answer, json.loads(answer.body) if answer.body else None
+
+            for pool_of, model, known in (
+                (b"blue", "m", "chat"), (b"other", "chat", "m"), (b"blue", "x", "chat"),
+            ):  # fmt: skip
+                answer, told = await asked(pool_of, model)
+                assert (answer.status, answer.sets["x-memroute-reason"]) == (404, "unknown-model")
+                assert told["error"]["message"] == (
+                    f"the model {model!r} does not exist; models: {known}"
+                )
+                assert told["error"]["param"] == "model"
+            answer, _ = await asked(b"green", "chat")  # its own, and no replica is there yet
+            assert (answer.status, answer.sets["x-memroute-reason"]) == (503, "no-ready-replica")
+            assert (await asked(b"blue", "chat"))[0].endpoint == "10.0.1.1:8000"
+            page = rig.router.metrics.render().decode()
+            assert (
+                'memroute_router_requests_total{model_deployment="",model_namespace="",'
+                'outcome="unknown-model"} 3' in page
+            )
+
+
 async def test_a_modeldeployments_pod_in_somebody_elses_pool_stays_where_it_is():
     """Two ledgers of one engine would each see half of what it holds."""
     async with cluster_stub() as (cluster, client):
@@ -253,6 +297,28 @@ async def test_a_modeldeployments_pod_in_somebody_elses_pool_stays_where_it_is()
         async with following(client, fleet=True) as rig:
             await until(lambda: endpoints(rig) == {"10.0.1.1:8000", "10.0.0.1:8000"})
             assert [r.info.served_model for r in rig.replicas if r.info.pod == "chat-0"] == ["chat"]
+
+
+async def test_a_foreign_pool_is_told_apart_from_a_modeldeployment_of_its_name():
+    """One series for both would scale the ModelDeployment by requests that are none of its."""
+    async with cluster_stub() as (cluster, client):
+        fleet_of(cluster)
+        cluster.put("inferencepools", asking_pool("a", "chat"))
+        cluster.put("pods", pod("own-0", namespace="a"))
+        async with following(client, fleet=True) as rig, Gateway(rig.port) as gateway:
+            await until(lambda: endpoints(rig) == {"10.0.1.1:8000", "10.0.0.1:9"})
+            for called in (b"picker-own.a.svc:9002", b"picker-own.a.svc:9002", b""):
+                assert (await Stream(gateway, called=called).routed(body(model="chat"))).endpoint
+            page = rig.router.metrics.render().decode()
+            for name, count in (("chat", 1), ("inferencepool/chat", 2)):
+                labels = f'{{model_deployment="{name}",model_namespace="a"}}'
+                assert f"memroute_router_arrivals_total{labels} {count}" in page
+            for name, replica in (("chat", "chat-0"), ("inferencepool/chat", "chat/own-0")):
+                labels = f'model_deployment="{name}",model_namespace="a",replica="{replica}"'
+                assert f"memroute_router_replica_routable{{{labels}}} 1" in page
+            asking = Asking(rig.router.side, b"", b"")
+            asking.target_pool = PoolTarget(namespace="a", deployment="chat")
+            assert [one.info.pod for one in passes_to(rig.router.side, asking)] == ["chat-0"]
 
 
 async def test_several_pools_that_are_named_are_told_apart():

@@ -106,7 +106,7 @@ async def test_what_is_served_is_what_there_is(seed):
         def is_true():
             rig.pools.tick()
             served = {
-                (f"{one.info.namespace}/{one.info.deployment}",
+                (f"{one.info.namespace}/{one.info.deployment.removeprefix('inferencepool/')}",
                  one.upstream.endpoint.authority.decode())
                 for one in rig.replicas if one.info.is_routable
             }  # fmt: skip

@@ -201,6 +201,79 @@ async def test_an_address_of_nobody_is_told():
         assert 'memroute_picker_served_elsewhere_total{where="no-replica"} 1.0' in page
 
 
+STRANGER = "192.0.2.1:1"
+
+
+async def test_a_request_that_no_replica_has_holds_nothing_of_the_one_that_was_chosen():
+    """By the protocol's own word: the chosen replica has room again while the answer goes on."""
+    async with picker(replicas=("a",), capacity=400) as (rig, gateway):
+        (replica,) = rig.replicas
+        first, second = Stream(gateway), Stream(gateway)
+        await first.routed(body(max_tokens=300, stream=True))
+        second.ask(body(max_tokens=300))
+        await until(lambda: rig.num_held == 1)
+        first.answer_head(content_type="text/event-stream", beside={"served": STRANGER})
+        assert (await second.next()).endpoint == "127.0.0.1:1001"
+        replica.health.fault(now_seconds=monotonic())
+        first.answer_body(EVENTS, is_last=True)
+        assert await finished(first) == EVENTS
+        assert rig.num_leases == 1
+        record = records(rig)[0]
+        assert (record.outcome.value, record.replica) == ("served", STRANGER)
+        assert replica.health.is_out  # somebody else's answer does not vouch for it
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"attributes": {"upstream.address": STRANGER}},
+        {"served": "envoy://connect_originate/10.0.0.1:80"},
+        {"served": "engine-0.pods.svc:8000"},
+    ],
+)
+async def test_an_address_that_may_be_a_proxys_leaves_the_lease_where_it_is(beside):
+    """A mesh's sidecar before every replica would else leave the whole pool uncounted."""
+    async with picker(replicas=("a",)) as (rig, gateway):
+        stream = Stream(gateway)
+        await stream.routed(body(stream=True))
+        stream.answer_head(content_type="text/event-stream", beside=beside)
+        stream.answer_body(CHUNK, is_last=False)
+        await stream.next()
+        assert rig.num_leases == 1
+        assert rig.router.side.counts.num_strangers == 1
+
+
+async def test_an_address_may_be_written_in_another_way():
+    """An IPv4 address of a socket that speaks both families is the replica's."""
+    async with picker(replicas=("a",)) as (rig, gateway):
+        stream = Stream(gateway)
+        await stream.routed(body(stream=True))
+        served = {"served": "[::ffff:127.0.0.1]:1001"}
+        stream.answer_head(content_type="text/event-stream", beside=served)
+        stream.answer_body(CHUNK, is_last=False)
+        await stream.next()
+        assert rig.num_leases == 1
+        assert rig.router.side.counts.num_strangers == rig.router.side.counts.num_moved == 0
+
+
+async def test_a_slow_client_is_waited_for_wherever_its_request_is():
+    """The engine is not late while the gateway takes nothing, be it no replica's."""
+    async with picker(replicas=("a",)) as (rig, gateway):
+        stream = Stream(gateway)
+        await stream.routed(body(stream=True))
+        gateway.write(settings([(4, 0)]))
+        stream.answer_head(content_type="text/event-stream", beside={"served": STRANGER})
+        for _ in range(40):
+            stream.answer_body(b"data: " + b"x" * 16_000 + b"\n\n", is_last=False)
+        call = next(iter(next(iter(rig.router.grpc._side.connections)).calls.values()))
+        await until(lambda: call.is_backed_up)
+        stream.answer_body(b"data: y\n\n", is_last=False)
+        await until(lambda: call.handler.deadline_at == NEVER)
+        gateway.write(settings([(4, 2**24)]))
+        await until(lambda: call.handler.deadline_at < NEVER)
+        assert rig.num_leases == 0
+
+
 @pytest.mark.parametrize(
     ("details", "outcome", "is_blamed"),
     [
@@ -368,6 +441,7 @@ async def test_a_test_may_choose_only_where_tests_may():
         stream = Stream(gateway)
         answer = await stream.routed(body(), test_epp_endpoint_selection="127.0.0.1:1002")
         assert answer.endpoint == "127.0.0.1:1002"
+        assert "test-epp-endpoint-selection" not in answer.removes, "upstream's suite looks for it"
     async with picker() as (rig, gateway):
         rig.prefer("a")
         stream = Stream(gateway)

@@ -38,7 +38,7 @@ def names(text):
 
 
 def test_the_page_of_the_api_is_made_from_the_crd():
-    """Made anew by ``python tests/support/api_reference.py`` whenever a field changes."""
+    """Made anew by ``python tests/support/pages/api_reference.py`` whenever a field changes."""
     assert api_reference.PAGE.read_text() == api_reference.page()
 
 
@@ -176,5 +176,5 @@ def test_all_objectives_and_admissions_have_a_word():
 
 
 def test_the_page_of_the_command_line_is_made_from_the_commands():
-    """Made anew by ``python tests/support/cli_reference.py`` whenever an option changes."""
+    """Made anew by ``python tests/support/pages/cli_reference.py`` whenever an option changes."""
     assert cli_reference.PAGE.read_text() == cli_reference.text()

@@ -41,7 +41,7 @@ list them: they say why a container is not there yet, and who has ended one.
 This page is written from the program's tables (`operator/memroute_operator/failures/`); a test compares them, and each
 row is tried by a process or a status that ends so (`tests/unit/test_failures.py`). What helps is followed, where an edit of
 the ModelDeployment can (`tests/unit/test_suggestions.py`); why the others cannot be stands in
-`tests/support/followed_suggestions.py`.
+`tests/support/situations/followed_suggestions.py`.
 """
 
 

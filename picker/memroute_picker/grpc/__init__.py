@@ -1,9 +1,10 @@
 """gRPC over HTTP/2 as a server needs it: calls come in, messages go both ways.
 
 ```text
-frames.py ◄── connection.py ──► call.py (one call: messages, windows)
-                   │ hpack.py, huffman.py (header fields)
-              listening.py (sockets, certificates, draining)
+reading.py ──► connection.py ──► call.py (one call: messages, windows)
+(frames that come;  │  waste.py (streams that come to nothing)
+ hpack.py,          │  frames.py (frames that go)
+ huffman.py)   listening.py (sockets, certificates, draining), side.py (what connections share)
 ```
 
 Our own, because the data path is: a call of ``grpc.aio`` costs 300 us of a core where one of these

@@ -1,7 +1,7 @@
 """One call: whole messages come in, and go out as far as the client's windows let them.
 
-What is sent in one turn of the loop leaves together, as few frames. A client that does not take
-what it is sent is not let send more: its window stays as it is until the call has caught up.
+What is sent while one read is dealt with leaves together, as few frames. A client that does not
+take what it is sent is not let send more: its window stays as it is until the call has caught up.
 """
 
 from collections import deque
@@ -17,6 +17,7 @@ from memroute_picker.grpc.frames import (
     window_update,
 )
 from memroute_picker.grpc.frames import reset as reset_frame
+from memroute_router.http.deadlines import monotonic
 
 if TYPE_CHECKING:
     from memroute_picker.grpc.connection import GrpcConnection
@@ -73,9 +74,9 @@ class Call:
     """One call. Owns what has come of a message, and what has not left yet."""
 
     __slots__ = (
-        "_answer_bytes", "_body_bytes", "_connection", "_end", "_has_begun", "_partial",
-        "_sent_of_first", "_uncredited_bytes", "_unsent", "_waiting", "_waiting_bytes", "handler",
-        "is_dirty", "is_half_closed", "is_over", "number", "send_window",
+        "_answer_bytes", "_body_bytes", "_connection", "_end", "_partial", "_sent_of_first",
+        "_uncredited_bytes", "_unsent", "_waiting", "_waiting_bytes", "begun_at", "handler",
+        "has_begun", "is_dirty", "is_half_closed", "is_over", "number", "send_window",
     )  # fmt: skip
 
     def __init__(self, connection: "GrpcConnection", number: int, send_window: int) -> None:
@@ -89,7 +90,10 @@ class Call:
         """Whether nothing of it is heard or told any more."""
         self.is_dirty = False
         """Whether the connection will flush it."""
-        self._has_begun = False
+        self.begun_at = monotonic()
+        """On the monotonic clock."""
+        self.has_begun = False
+        """Whether something was said to the client."""
         self._partial = bytearray()
         """Of a message whose end has not come."""
         self._body_bytes: int = 0
@@ -124,6 +128,10 @@ class Call:
         self._unsent.append(b"\x00" + len(message).to_bytes(4, "big"))
         self._unsent.append(message)
         self._connection.dirty(self)
+
+    def hasten(self) -> None:
+        """What was sent leaves now, where that makes no more writes. It may end the call."""
+        self._connection.hasten()
 
     def end(self, status: int = GrpcStatus.OK, why: bytes = b"") -> None:
         """End the call once all that was sent has left."""
@@ -219,8 +227,8 @@ class Call:
         if self._unsent:
             data = b"".join(self._unsent)
             self._unsent = []
-            if not self._has_begun:
-                self._has_begun = True
+            if not self.has_begun:
+                self.has_begun = True
                 out = begin_call(number)
             out += self._frames(data)
         elif self._waiting:
@@ -229,7 +237,7 @@ class Call:
             return out
         if self._end is not None and not self._waiting:
             status, why = self._end
-            out += end_call(number, status, why, has_begun=self._has_begun)
+            out += end_call(number, status, why, has_begun=self.has_begun)
             if not self.is_half_closed:
                 out += reset_frame(number, Code.NO_ERROR)
             self.forget()

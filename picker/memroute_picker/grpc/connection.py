@@ -1,17 +1,23 @@
-"""One client's connection: frames in, calls, frames out, all that a turn of the loop makes at once.
+"""The life of one client's connection: it greets, has calls, is left, and closes.
 
-What a client may make us hold is bounded: frames, header fields, calls, and what waits for it.
-Whatever cannot be read ends the connection, and with it its calls.
+```text
+GREETING ── preface ──► OPEN ── told that it is left ──► LEFT ── its calls have ended ──► closed
+    │ too late           │ what may not be: every call of it ends                           ▲
+    └────────────────────┴──────────────────────────────────────────────────────────────────┘
+```
+
+What a client may make us hold is bounded: calls, what waits for it, and how many of its streams may
+come to nothing. Frames are read elsewhere (``reading.py``); what they do to a call is decided here.
+All that one read makes leaves as one write, and so does what a turn of the loop makes otherwise.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final, cast
 
-from memroute_picker.grpc.call import CALL_WINDOW_BYTES, Call, Handler
+from memroute_picker.grpc.call import CALL_WINDOW_BYTES, Call
 from memroute_picker.grpc.frames import (
-    HEAD_BYTES,
-    PREFACE,
     SETTINGS_ACK,
     Code,
     Flag,
@@ -24,29 +30,31 @@ from memroute_picker.grpc.frames import (
     settings,
     window_update,
 )
-from memroute_picker.grpc.hpack import Field, FieldReader, FieldsError
-from memroute_router.http.budget import SLOW_SECONDS, BodyBudget, UnsentAnswers
-from memroute_router.http.deadlines import NEVER, Deadlines, monotonic
-from memroute_router.http.faults import CLIENT, OnFault
-from memroute_router.http.outbox import Outbox
+from memroute_picker.grpc.hpack import Field
+from memroute_picker.grpc.reading import (
+    LEAST_FRAME_BYTES,
+    MAX_BLOCK_BYTES,
+    MAX_FRAME_BYTES,
+    MAX_WINDOW,
+    FrameError,
+    FrameReader,
+)
+from memroute_picker.grpc.side import ServerSide
+from memroute_picker.grpc.waste import EARLY_SECONDS, Waste
+from memroute_router.http.budget import BodyBudget, UnsentAnswers
+from memroute_router.http.deadlines import NEVER, monotonic
+from memroute_router.http.faults import CLIENT, WRITE
 from memroute_router.http.sockets import client_address
 
-# Of a frame that is sent to us. Unit: bytes. Source: chosen by hand; RFC 9113's least is 16 KiB.
-MAX_FRAME_BYTES: Final = 64 * 1024
-_PEER_FRAME_BYTES: Final = 16 * 1024
-"""Of one that we send, until the client says that more are welcome."""
+LOGGER = logging.getLogger(__name__)
+# Of a frame that we send, however much more the client says is welcome. Unit: bytes. Source: chosen
+# by hand.
 _MAX_PEER_FRAME_BYTES: Final = 64 * 1024
-_MOST_FRAME_BYTES: Final = 2**24 - 1
 # Of all calls together. Unit: bytes. Source: chosen by hand; bodies are counted where they are
 # held, so that this bounds no more than one read.
 WINDOW_BYTES: Final = 32 * 1024**2
 _CREDIT_BYTES: Final = WINDOW_BYTES // 4
 _FIRST_WINDOW_BYTES: Final = 65_535
-PING_BYTES: Final = 8
-"""Of a ping (RFC 9113, 6.7)."""
-_MAX_WINDOW: Final = 2**31 - 1
-# Of a block of header fields, continued or not. Unit: bytes. Source: chosen by hand.
-MAX_BLOCK_BYTES: Final = 32 * 1024
 # Of messages that are handed to the socket before it has taken them: the rest waits in its call,
 # where it is counted. Unit: bytes. Source: chosen by hand; 3 ms at 10 Gbit/s.
 MAX_WRITE_BYTES: Final = 4 * 1024**2
@@ -60,39 +68,6 @@ GREETING_SECONDS: Final = 10.0
 # come when the answer comes. Source: chosen by hand, eight bytes.
 GOODBYE: Final = b"goodbye!"
 
-HandlerFor = Callable[[Call, list[Field]], Handler | None]
-"""What a call with these header fields is about; None: no such method."""
-
-
-class ServerSide:
-    """What the connections of one server share. Owns the set of open ones."""
-
-    def __init__(
-        self,
-        handler_for: HandlerFor,
-        outbox: Outbox,
-        on_fault: OnFault,
-        *,
-        budget: BodyBudget,
-        deadlines: Deadlines,
-        max_connections: int,
-        max_calls: int,
-        max_message_bytes: int,
-    ) -> None:
-        """``budget``: of all bodies held. ``max_calls``: of one connection, at once."""
-        self.handler_for = handler_for
-        self.outbox = outbox
-        self.on_fault = on_fault
-        self.budget = budget
-        # A healthy gateway takes a moment, too, where many large requests have their turn at once.
-        self.unsent = UnsentAnswers(budget, patience_seconds=SLOW_SECONDS)
-        self.deadlines = deadlines
-        self.max_connections = max_connections
-        self.max_calls = max_calls
-        self.max_message_bytes = max_message_bytes
-        self.connections: set[GrpcConnection] = set()
-        self.is_stopping = False
-
 
 class GrpcConnection(asyncio.Protocol):
     """One client's connection. Owns its calls."""
@@ -100,15 +75,7 @@ class GrpcConnection(asyncio.Protocol):
     def __init__(self, side: ServerSide) -> None:
         self._side = side
         self._transport: asyncio.Transport | None = None
-        self._rest = b""
-        """Of a frame whose end has not come."""
-        self._has_greeted: bool = False
-        self._fields = FieldReader()
-        self._block: list[bytes] = []
-        self._block_bytes: int = 0
-        self._block_of: int = 0
-        """The stream whose header fields go on in the next frame; 0: none."""
-        self._block_ends_stream: bool = False
+        self._reader = FrameReader(self)
         self._last_stream: int = 0
         self._uncredited_bytes: int = 0
         self._call_window: int = _FIRST_WINDOW_BYTES
@@ -118,9 +85,17 @@ class GrpcConnection(asyncio.Protocol):
         self._blocked: dict[Call, None] = {}
         """Calls with bytes that the windows have no room for, in order."""
         self._is_queued: bool = False
+        self._is_read: bool = False
+        """Whether something is being read just now: what that makes is flushed at its end."""
+        self.is_end_of_read: bool = False
+        """Whether nothing follows in it beside what is dealt with now."""
         self._is_full: bool = False
         """Whether the socket does not take what it is given."""
-        self._is_closing: bool = False
+        self.is_closing: bool = False
+        """Whether nothing that comes is heard any more."""
+        self._waste = Waste(side.max_calls, now_seconds=monotonic())
+        self._is_calmed: bool = False
+        """Whether it is left for what it wastes: it is closed once its calls have ended."""
         self.is_left: bool = False
         """Whether it takes no new calls, as the client knows."""
         self.calls: dict[int, Call] = {}
@@ -128,7 +103,7 @@ class GrpcConnection(asyncio.Protocol):
         """Bytes that the client takes now, of all calls together."""
         self.room: int = MAX_WRITE_BYTES
         """Bytes that the socket is given now, of all calls together."""
-        self.max_frame_bytes: int = _PEER_FRAME_BYTES
+        self.max_frame_bytes: int = LEAST_FRAME_BYTES
         self.max_message_bytes: int = side.max_message_bytes
         self.budget: BodyBudget = side.budget
         self.unsent: UnsentAnswers = side.unsent
@@ -189,15 +164,19 @@ class GrpcConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Whole frames are dealt with; the rest waits."""
-        if self._is_closing:
+        if self.is_closing:
             return
+        self._is_read = True
         try:
-            self._frames(self._rest + data if self._rest else data)
-        except FieldsError as error:
-            self._fail(Code.COMPRESSION_ERROR, str(error))
+            self._reader.read(data)
+        except FrameError as error:
+            self._fail(error.code, error.why)
         except Exception as error:  # noqa: BLE001 - a bug of ours ends the connection, not the loop
             self._side.on_fault(CLIENT, error)
             self._fail(Code.INTERNAL_ERROR, "internal error")
+        self._is_read = False
+        if self._is_queued:
+            self._flush_now()
 
     # For calls
 
@@ -217,10 +196,22 @@ class GrpcConnection(asyncio.Protocol):
         self.send_window -= num_bytes
         self.room -= num_bytes
 
+    def hasten(self) -> None:
+        """What was made leaves now, if nothing else comes of what is read: it is one write still.
+
+        Whoever says the last word of a request need not account for it first.
+        """
+        if self._is_read and self.is_end_of_read:
+            self._flush_now()
+
     def gone(self, call: Call) -> None:
         """It is over."""
         self.calls.pop(call.number, None)
         self._blocked.pop(call, None)
+        if call.has_begun:
+            self._waste.num_answered += 1
+        if self._is_calmed:
+            self._queue()
 
     def write(self, data: bytes) -> None:
         """Have frames leave with this turn of the loop."""
@@ -234,19 +225,20 @@ class GrpcConnection(asyncio.Protocol):
         """Whether calls are under way."""
         return bool(self.calls)
 
-    def say_goodbye(self) -> None:
+    def say_goodbye(self, code: int = Code.NO_ERROR) -> None:
         """New calls are for another server; those that there are go on.
 
         What the client began before it knew is a call like others: it is not answered twice, and
         a gateway would fail it (RFC 9113, 6.8).
         """
-        self.write(go_away(_MAX_WINDOW, Code.NO_ERROR) + frame(Kind.PING, 0, 0, GOODBYE))
+        self.write(go_away(MAX_WINDOW, code) + frame(Kind.PING, 0, 0, GOODBYE))
 
     def leave(self) -> None:
         """Take no new calls from here on."""
         if not self.is_left:
             self.is_left = True
-            self.write(go_away(self._last_stream, Code.NO_ERROR))
+            code = Code.ENHANCE_YOUR_CALM if self._is_calmed else Code.NO_ERROR
+            self.write(go_away(self._last_stream, code))
 
     def shut_down(self) -> None:
         """Calls end now."""
@@ -257,7 +249,7 @@ class GrpcConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close once all has left that was written."""
-        self._is_closing = True
+        self.is_closing = True
         if self._transport is not None:
             self.flush()
         if self._transport is not None:
@@ -265,7 +257,7 @@ class GrpcConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once."""
-        self._is_closing = True
+        self.is_closing = True
         if self._transport is not None:
             self._transport.abort()
 
@@ -283,159 +275,49 @@ class GrpcConnection(asyncio.Protocol):
             frames = call.flush()
             if frames:
                 out.append(frames)
-        if transport is None or transport.is_closing() or not out:
+        if transport is None or transport.is_closing():
             return
-        transport.write(out[0] if len(out) == 1 else b"".join(out))
-        if transport.get_write_buffer_size() > MAX_UNTAKEN_BYTES:
-            self.abort()
-        elif self._blocked and not self.room and not self._is_full:
-            self._unblock()  # the socket has taken all at once: there will be no word of it
+        if out:
+            transport.write(out[0] if len(out) == 1 else b"".join(out))
+            if transport.get_write_buffer_size() > MAX_UNTAKEN_BYTES:
+                self.abort()
+            elif self._blocked and not self.room and not self._is_full:
+                self._unblock()  # the socket has taken all at once: there will be no word of it
+        if self._is_calmed and self.is_left and not self.calls:
+            self.is_closing = True
+            transport.close()
+
+    def _flush_now(self) -> None:
+        """What one read has made leaves with it, not a turn of the loop later.
+
+        Other connections' writes are no fewer for it: each is another thread's of a gateway.
+        """
+        try:
+            self.flush()
+        except Exception as error:  # noqa: BLE001 - as for what the outbox flushes
+            self._side.on_fault(WRITE, error)
 
     def _queue(self) -> None:
         if not self._is_queued:
             self._is_queued = True
-            self._side.outbox.add(self)
+            if not self._is_read:
+                self._side.outbox.add(self)
 
-    def _frames(self, data: bytes) -> None:
-        at = 0
-        if not self._has_greeted:
-            if not data.startswith(PREFACE):
-                if PREFACE.startswith(data):
-                    self._rest = data
-                else:
-                    self.abort()  # it speaks something else
-                return
-            self._has_greeted = True
-            self.deadline_at = NEVER
-            self._side.deadlines.forget(self)
-            at = len(PREFACE)
-        size = len(data)
-        while size - at >= HEAD_BYTES:
-            length = (data[at] << 16) | (data[at + 1] << 8) | data[at + 2]
-            if length > MAX_FRAME_BYTES:
-                self._fail(Code.FRAME_SIZE_ERROR, "a frame is too large")
-                return
-            begin = at + HEAD_BYTES
-            if size - begin < length:
-                break
-            kind, flags = data[at + 3], data[at + 4]
-            stream = int.from_bytes(data[at + 5 : begin], "big") & _MAX_WINDOW
-            at = begin + length
-            if kind == Kind.DATA:
-                self._data(flags, stream, data[begin:at], length)
-            else:
-                self._other(kind, flags, stream, data[begin:at])
-            if self._is_closing:
-                return
-        self._rest = data[at:] if at else data
+    # What comes
 
-    def _data(self, flags: int, stream: int, payload: bytes, length: int) -> None:
-        if self._block_of:
-            self._fail(Code.PROTOCOL_ERROR, "header fields have no end")
-            return
-        self._uncredited_bytes += length
-        if self._uncredited_bytes >= _CREDIT_BYTES:
-            self.write(window_update(0, self._uncredited_bytes))
-            self._uncredited_bytes = 0
-        call = self.calls.get(stream)
-        if call is None:
-            if stream == 0 or stream > self._last_stream:
-                self._fail(Code.PROTOCOL_ERROR, "data of no stream")
-            return  # what was on its way when we ended it
-        if flags & Flag.PADDED:
-            padding = payload[0] if payload else 0
-            if padding >= len(payload):
-                self._fail(Code.PROTOCOL_ERROR, "more padding than payload")
-                return
-            payload = payload[1 : len(payload) - padding]
-        try:
-            if length:
-                call.received(payload, length)
-            if flags & Flag.END_STREAM:
-                self._half_closed(call)
-        except Exception as error:  # noqa: BLE001 - a bug in one call
-            self._crashed(call, error)
+    def on_greeting(self) -> None:
+        """It speaks HTTP/2."""
+        self.deadline_at = NEVER
+        self._side.deadlines.forget(self)
 
-    def _half_closed(self, call: Call) -> None:
-        call.half_close()
-        if not call.is_over and call.handler is None:
-            self.dirty(call)
-
-    def _other(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        if self._block_of and (kind != Kind.CONTINUATION or stream != self._block_of):
-            self._fail(Code.PROTOCOL_ERROR, "header fields have no end")
-        elif kind == Kind.HEADERS:
-            self._headers(flags, stream, payload)
-        elif kind == Kind.WINDOW_UPDATE:
-            self._window(stream, payload)
-        elif kind == Kind.RST_STREAM:
-            call = self.calls.get(stream)
-            if call is not None:
-                self._guarded(call, call.cancel)
-        elif kind == Kind.CONTINUATION:
-            self._continued(flags, payload)
-        elif kind == Kind.SETTINGS:
-            self._settings(flags, payload)
-        else:
-            self._rare(kind, flags, payload)
-
-    def _rare(self, kind: int, flags: int, payload: bytes) -> None:
-        """What is none of calls. Priorities, a goodbye, extensions say nothing that we need."""
-        if kind == Kind.PUSH_PROMISE:
-            self._fail(Code.PROTOCOL_ERROR, "clients push nothing")
-        elif kind == Kind.PING:
-            if len(payload) != PING_BYTES:
-                self._fail(Code.FRAME_SIZE_ERROR, "a ping has eight bytes")
-            elif not flags & Flag.ACK:
-                self.write(frame(Kind.PING, Flag.ACK, 0, payload))
-            elif payload == GOODBYE and self._side.is_stopping:
-                self.leave()
-
-    def _headers(self, flags: int, stream: int, payload: bytes) -> None:
-        begin, end = 0, len(payload)
-        if flags & Flag.PADDED:
-            if not payload:
-                self._fail(Code.PROTOCOL_ERROR, "padding without a length")
-                return
-            begin, end = 1, end - payload[0]
-        if flags & Flag.PRIORITY:
-            begin += 5
-        if begin > end or stream % 2 == 0:
-            self._fail(Code.PROTOCOL_ERROR, "malformed header fields")
-            return
-        block = payload[begin:end]
-        ends_stream = bool(flags & Flag.END_STREAM)
-        if len(block) > MAX_BLOCK_BYTES:
-            self._fail(Code.ENHANCE_YOUR_CALM, "the header fields are too large")
-        elif flags & Flag.END_HEADERS:
-            self._begun(stream, block, ends_stream=ends_stream)
-        else:
-            self._block, self._block_bytes = [block], len(block)
-            self._block_of, self._block_ends_stream = stream, ends_stream
-
-    def _continued(self, flags: int, payload: bytes) -> None:
-        if not self._block_of:
-            self._fail(Code.PROTOCOL_ERROR, "nothing goes on")
-            return
-        self._block.append(payload)
-        # An empty piece counts too: there may be no end of them.
-        self._block_bytes += len(payload) + HEAD_BYTES
-        if self._block_bytes > MAX_BLOCK_BYTES:
-            self._fail(Code.ENHANCE_YOUR_CALM, "the header fields are too large")
-        elif flags & Flag.END_HEADERS:
-            stream, self._block_of = self._block_of, 0
-            pieces, self._block = self._block, []
-            self._begun(stream, b"".join(pieces), ends_stream=self._block_ends_stream)
-
-    def _begun(self, stream: int, block: bytes, *, ends_stream: bool) -> None:
-        fields = self._fields.read(block)
+    def on_headers(self, stream: int, fields: list[Field], *, ends_stream: bool) -> None:
+        """A call begins. Raises ``FrameError``."""
         known = self.calls.get(stream)
         if known is not None:
             # Trailers: a client of gRPC has none, and they end what it says.
-            if ends_stream:
-                self._guarded(known, lambda: self._half_closed(known))
-            else:
-                self._fail(Code.PROTOCOL_ERROR, "header fields in the middle of a stream")
+            if not ends_stream:
+                raise FrameError(Code.PROTOCOL_ERROR, "header fields in the middle of a stream")
+            self._guarded(known, lambda: self._half_closed(known))
             return
         if stream <= self._last_stream:
             return  # of one that was ended
@@ -443,6 +325,7 @@ class GrpcConnection(asyncio.Protocol):
         side = self._side
         if len(self.calls) >= side.max_calls or self.is_left:
             self.write(reset(stream, Code.REFUSED_STREAM))
+            self._came_to_nothing(monotonic())
             return
         call = Call(self, stream, self._call_window)
         self.calls[stream] = call
@@ -455,28 +338,77 @@ class GrpcConnection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 - a bug in one call
             self._crashed(call, error)
 
-    def _window(self, stream: int, payload: bytes) -> None:
-        if len(payload) != 4:  # noqa: PLR2004 - RFC 9113, 6.9
-            self._fail(Code.FRAME_SIZE_ERROR, "a window has four bytes")
-            return
-        more = int.from_bytes(payload, "big") & _MAX_WINDOW
+    def on_data(self, stream: int, payload: bytes, num_bytes: int, *, is_last: bool) -> None:
+        """Some of a call's messages, ``num_bytes`` with their padding. Raises ``FrameError``."""
+        self._uncredited_bytes += num_bytes
+        if self._uncredited_bytes >= _CREDIT_BYTES:
+            self.write(window_update(0, self._uncredited_bytes))
+            self._uncredited_bytes = 0
+        call = self.calls.get(stream)
+        if call is None:
+            if stream == 0 or stream > self._last_stream:
+                raise FrameError(Code.PROTOCOL_ERROR, "data of no stream")
+            return  # what was on its way when we ended it
+        try:
+            if num_bytes:
+                call.received(payload, num_bytes)
+            if is_last:
+                self._half_closed(call)
+        except Exception as error:  # noqa: BLE001 - a bug in one call
+            self._crashed(call, error)
+
+    def on_reset(self, stream: int) -> None:
+        """Its client does not want a call any more."""
+        call = self.calls.get(stream)
+        if call is not None:
+            self._guarded(call, call.cancel)
+            self._left_early(call)
+
+    def on_window(self, stream: int, more: int) -> None:
+        """So many bytes more may be sent. Raises ``FrameError``. ``stream`` 0: of all calls."""
         if stream:
             call = self.calls.get(stream)
             if call is None:
                 return
             call.send_window += more
-            if not more or call.send_window > _MAX_WINDOW:
+            if not more or call.send_window > MAX_WINDOW:
                 self._guarded(call, call.cancel)
                 self.write(reset(stream, Code.FLOW_CONTROL_ERROR))
+                self._left_early(call)
             elif call in self._blocked:
                 del self._blocked[call]
                 self.dirty(call)
             return
         self.send_window += more
-        if not more or self.send_window > _MAX_WINDOW:
-            self._fail(Code.FLOW_CONTROL_ERROR, "the window is too large")
-            return
+        if not more or self.send_window > MAX_WINDOW:
+            raise FrameError(Code.FLOW_CONTROL_ERROR, "the window is too large")
         self._unblock()
+
+    def on_settings(self, call_window: int | None, max_frame_bytes: int | None) -> None:
+        """What a call may be sent at first, and in one frame; None: as before."""
+        if max_frame_bytes is not None:
+            self.max_frame_bytes = min(max_frame_bytes, _MAX_PEER_FRAME_BYTES)
+        if call_window is not None and call_window != self._call_window:
+            # Once, however often it is said: calls are many.
+            change, self._call_window = call_window - self._call_window, call_window
+            for call in self.calls.values():
+                call.send_window += change
+        self.write(SETTINGS_ACK)
+        self._unblock()
+
+    def on_ping(self, payload: bytes, *, is_answer: bool) -> None:
+        """Its client asks whether we live, or answers what we have asked."""
+        if not is_answer:
+            self.write(frame(Kind.PING, Flag.ACK, 0, payload))
+        elif payload == GOODBYE and (self._side.is_stopping or self._is_calmed):
+            self.leave()
+
+    # What comes of it
+
+    def _half_closed(self, call: Call) -> None:
+        call.half_close()
+        if not call.is_over and call.handler is None:
+            self.dirty(call)
 
     def _unblock(self) -> None:
         blocked, self._blocked = self._blocked, {}
@@ -484,33 +416,26 @@ class GrpcConnection(asyncio.Protocol):
             if not call.is_over:
                 self.dirty(call)
 
-    def _settings(self, flags: int, payload: bytes) -> None:
-        if flags & Flag.ACK:
-            return
-        if len(payload) % 6:
-            self._fail(Code.FRAME_SIZE_ERROR, "malformed settings")
-            return
-        call_window = self._call_window
-        for at in range(0, len(payload), 6):
-            name = int.from_bytes(payload[at : at + 2], "big")
-            value = int.from_bytes(payload[at + 2 : at + 6], "big")
-            if name == Setting.INITIAL_WINDOW_SIZE:
-                if value > _MAX_WINDOW:
-                    self._fail(Code.FLOW_CONTROL_ERROR, "the window is too large")
-                    return
-                call_window = value
-            elif name == Setting.MAX_FRAME_SIZE:
-                if not _PEER_FRAME_BYTES <= value <= _MOST_FRAME_BYTES:
-                    self._fail(Code.PROTOCOL_ERROR, "no size of a frame")
-                    return
-                self.max_frame_bytes = min(value, _MAX_PEER_FRAME_BYTES)
-        # Once, however often it is said: calls are many.
-        change, self._call_window = call_window - self._call_window, call_window
-        if change:
-            for call in self.calls.values():
-                call.send_window += change
-        self.write(SETTINGS_ACK)
-        self._unblock()
+    def _left_early(self, call: Call) -> None:
+        """Its client does not want it any more: has it ever?"""
+        if not call.has_begun:
+            now = monotonic()
+            if now - call.begun_at < EARLY_SECONDS:
+                self._came_to_nothing(now)
+
+    def _came_to_nothing(self, now: float) -> None:
+        """One more stream has. Over what is allowed the connection is left.
+
+        Its calls go on: a gateway's other clients have done nothing. Over twice that they end.
+        """
+        used_ratio = self._waste.one_more(now_seconds=now)
+        if used_ratio > 2.0:  # noqa: PLR2004 - as the docstring says
+            self._fail(Code.ENHANCE_YOUR_CALM, "too many streams come to nothing")
+        elif used_ratio > 1.0 and not self._is_calmed:
+            self._is_calmed = True
+            self._side.num_calmed += 1
+            LOGGER.warning("connection left peer=%s: too many streams reset", self.peer.decode())
+            self.say_goodbye(Code.ENHANCE_YOUR_CALM)
 
     def _guarded(self, call: Call, step: Callable[[], None]) -> None:
         try:

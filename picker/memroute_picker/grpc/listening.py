@@ -1,6 +1,7 @@
 """The listener: sockets, certificates, and the gateways' connections; how they are left."""
 
-from memroute_picker.grpc.connection import GrpcConnection, HandlerFor, ServerSide
+from memroute_picker.grpc.connection import GrpcConnection
+from memroute_picker.grpc.side import HandlerFor, ServerSide
 from memroute_router.http.budget import BodyBudget
 from memroute_router.http.clients import Clients
 from memroute_router.http.deadlines import Deadlines
@@ -65,6 +66,11 @@ class GrpcServer:
     def num_calls(self) -> int:
         """Calls that are under way."""
         return sum(len(connection.calls) for connection in self._side.connections)
+
+    @property
+    def num_calmed(self) -> int:
+        """Connections that were left because too many of their streams came to nothing."""
+        return self._side.num_calmed
 
     @property
     def is_stopping(self) -> bool:

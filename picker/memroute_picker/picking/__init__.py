@@ -17,6 +17,7 @@
 | one lease, and what the gateway has made of it | ``attempt.py`` |
 | the means to answer | ``exchange.py`` |
 | where else a request may go | ``fallbacks.py`` |
+| where one goes that is none of the API | ``passing.py`` |
 | the names of fields as others send them | ``claims.py`` |
 | what all streams share | ``side.py`` |
 """

@@ -4,6 +4,7 @@
 begin ── the gateway is told where ── its fields ── first piece ── … ── last piece
                                         │   │
              served elsewhere: the lease moves   not by an engine: it failed
+             by no replica: it is released
 ```
 
 There is no other attempt: once it is told, a gateway asks no picker again.
@@ -79,16 +80,18 @@ class PickedAttempt(Attempt):
 
     def pause(self) -> None:
         """The gateway does not take the answer: its client is slow."""
-        if self._lease is not None and not self._is_paused:
+        if self._owner is not None and not self._is_paused:
             self._is_paused = True
             self._gateway.deadline_at = NEVER
-            self._lease.paused()
+            if self._lease is not None:
+                self._lease.paused()
 
     def resume(self) -> None:
         """It takes it again."""
-        if self._lease is not None and self._is_paused:
+        if self._owner is not None and self._is_paused:
             self._is_paused = False
-            self._lease.resumed()
+            if self._lease is not None:
+                self._lease.resumed()
             self._gateway.expect_within(
                 self._services.limits.stalled_engine_seconds,
                 now_seconds=self._gateway.now_seconds(),
@@ -99,8 +102,7 @@ class PickedAttempt(Attempt):
     def served_by(self, address: bytes) -> bool:
         """The replica at this address has the request; False: the pool has none there.
 
-        Where it is another than was chosen, the lease moves; where nobody knows the replica it
-        stays: what the request holds is counted at one that does not have it.
+        Where it is another than was chosen, the lease moves.
         """
         lease = self._lease
         if lease is None or lease.replica.upstream.endpoint.authority == address:
@@ -114,6 +116,16 @@ class PickedAttempt(Attempt):
                     self._upstream = replica.upstream
                 return True
         return False
+
+    def went_astray(self, endpoint: bytes) -> None:
+        """The request is at an address of no replica: it holds nothing of the one that was chosen.
+
+        What is heard of its answer from here on says nothing of that replica either.
+        """
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            self.replica = endpoint.decode()
+            lease.release()
 
     def answered(
         self, status: int, fields: dict[bytes, bytes], details: bytes | None, heard_at: float
@@ -155,6 +167,13 @@ class PickedAttempt(Attempt):
         data = self._read(data, heard_at)
         if data:
             self._exchange.send(data)
+
+    def _completed(self, data: bytes) -> None:
+        if self._events is None:
+            self._gateway.passes_whole(data)
+            if self._owner is None:
+                return  # it has ended of that: its gateway takes nothing
+        super()._completed(data)
 
     def late(self) -> None:
         """Nothing has come in time."""

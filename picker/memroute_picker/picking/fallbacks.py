@@ -1,10 +1,12 @@
 """Which replicas a request may go to, as the gateway names them, and which are next in line."""
 
 from collections.abc import Iterable
+from ipaddress import IPv6Address, ip_address
 
 from memroute.traffic.dispatch.membership import could_hold, has_loaded
 from memroute.traffic.request import RequestProfile
 from memroute.traffic.routing.cost import wait_seconds
+from memroute_router.http.client import Endpoint
 from memroute_router.replicas.pool import Pool
 from memroute_router.replicas.replica import Replica
 
@@ -20,29 +22,26 @@ def named(replicas: Iterable[Replica], endpoints: list[bytes]) -> list[Replica]:
     ]
 
 
-def of_deployment(pool: Pool, namespace: str, deployment: str) -> frozenset[str] | None:
-    """The replicas of a ModelDeployment among those that serve a model.
+def is_served_by(pool: Pool, namespace: str, deployment: str) -> bool:
+    """Whether a ModelDeployment serves the pool's model, be it that it has no replica now."""
+    settings = pool.settings
+    if settings is not None and f"{namespace}/{deployment}" in settings.served_by:
+        return True
+    return any(is_of(replica, namespace, deployment) for replica in pool.replicas.values())
 
-    None: all of them are, and the pool counts its requests for that one. Where it has none and the
-    model is its own, those that will come: None, too.
+
+def of_deployment(pool: Pool, namespace: str, deployment: str) -> frozenset[str] | None:
+    """The replicas of a ModelDeployment that serves the pool's model.
+
+    None: all are its, and the pool counts its requests for that one. Where there are none at all,
+    and the model is its own, those that will come: None, too.
     """
     replicas = pool.replicas
     keys = frozenset(
-        [
-            key
-            for key, replica in replicas.items()
-            if replica.info.deployment == deployment and replica.info.namespace == namespace
-        ]
+        [key for key, replica in replicas.items() if is_of(replica, namespace, deployment)]
     )
-    if replicas:
-        is_alone = len(keys) == len(replicas) and pool.labels == (namespace, deployment)
-        return None if is_alone else keys
-    settings = pool.settings
-    is_own = settings is not None and (settings.namespace, settings.deployment) == (
-        namespace,
-        deployment,
-    )
-    return None if is_own else keys
+    is_alone = len(keys) == len(replicas) and pool.labels == (namespace, deployment)
+    return None if is_alone else keys
 
 
 def endpoints_of(value: object) -> list[bytes]:
@@ -55,6 +54,20 @@ def endpoints_of(value: object) -> list[bytes]:
         for word in [part.strip() for part in text.split(b",")]
         if word
     ]
+
+
+def endpoint_in(text: bytes) -> bytes | None:
+    """``ip:port`` as replicas' are written; None: it is something else, a name or a path."""
+    host, _, port = text.rpartition(b":")
+    if not port.isdigit():
+        return None
+    try:
+        address = ip_address(host.strip(b"[]").decode())
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return Endpoint(str(address), int(port)).authority
 
 
 def next_in_line(
@@ -81,3 +94,8 @@ def next_in_line(
             found.append((wait, backend.ledger.num_in_flight, key))
     found.sort()
     return [pool.replicas[key] for _, _, key in found[:count]]
+
+
+def is_of(replica: Replica, namespace: str, deployment: str) -> bool:
+    """Whether it is a replica of a ModelDeployment."""
+    return replica.info.deployment == deployment and replica.info.namespace == namespace

@@ -33,7 +33,7 @@ class Telling:
 
     __slots__ = (
         "_held", "_mode_of_answers", "_mode_of_requests", "_served", "_side", "call",
-        "has_body", "has_trailers", "head_is_told",
+        "has_body", "has_trailers", "head_is_told", "is_served_named", "is_whole",
     )  # fmt: skip
 
     def __init__(self, side: PickerSide, call: Call) -> None:
@@ -43,12 +43,16 @@ class Telling:
         self._held: list[bytes] = []
         """Of an answer's body, where each message gets one answer."""
         self._served = b""
+        self.is_served_named = False
+        """Whether the protocol's own word says who has served, not an address seen on the way."""
         self.head_is_told = False
         """Whether the answer's head may go on to the client."""
         self.has_body = True
         """Whether the answer has one: else no message of it may be sent back."""
         self.has_trailers = False
         """Whether trailers end the answer's body."""
+        self.is_whole = False
+        """Whether the last piece of its body was told."""
 
     # How bodies come
 
@@ -132,7 +136,8 @@ class Telling:
         """Who has really got the request, by the gateway's word; empty: it does not say."""
         noted = message.metadata(LB)
         served = None if noted is None else noted.get(SERVED)
-        if not isinstance(served, bytes) or not served:
+        self.is_served_named = isinstance(served, bytes) and bool(served)
+        if not self.is_served_named:
             beside = message.attributes(ATTRIBUTES)
             served = None if beside is None else beside.get(UPSTREAM_ADDRESS)
         self._served = served if isinstance(served, bytes) else b""
@@ -149,9 +154,10 @@ class Telling:
         self.call.send(answers.answered(mutation) if mutation else answers.EMPTY_RESPONSE_HEADERS)
 
     def piece(self, data: bytes, *, is_last: bool) -> None:
-        """So may a piece of its body."""
-        if not self.has_body:
+        """So may a piece of its body; nothing after the last one."""
+        if not self.has_body or self.is_whole:
             return
+        self.is_whole = is_last
         if self.streams_answers:
             # Where trailers follow, they are the end.
             is_end = is_last and not self.has_trailers

@@ -34,6 +34,14 @@ def kept_as(key: str) -> str:
     return key + NO_MODEL
 
 
+def labelled_as(name: str) -> str:
+    """What a pool that somebody else wrote is called where ModelDeployments have their name.
+
+    No ModelDeployment's name has a slash: series, logs and the map tell them apart.
+    """
+    return f"inferencepool/{name}"
+
+
 class PoolBook:
     """Owns which Service is whose."""
 

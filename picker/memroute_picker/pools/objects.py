@@ -7,6 +7,7 @@ from typing import Any, Final
 from memroute_kube import KubeObject
 from memroute_kube.resources import ANNOTATION_DRAINING
 from memroute_kube.shapes import OddObjectError, is_object_name, listed, mapping, shown
+from memroute_picker.pools.book import labelled_as
 from memroute_router.discovery.kube_objects import MAX_PORT, is_serving, pod_address
 from memroute_router.http.client import Endpoint
 from memroute_router.replicas.replica import ReplicaInfo
@@ -80,7 +81,7 @@ def endpoints_of_pod(
         ReplicaInfo(
             namespace=str(namespace),
             pod=called if len(pool.ports) == 1 else f"{called}:{port}",
-            deployment=name_of_pool,
+            deployment=labelled_as(name_of_pool),
             served_model=model or name_of_pool,
             endpoint=Endpoint(address, port),
             promised_capacity_tokens=None,

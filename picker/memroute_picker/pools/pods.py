@@ -8,6 +8,7 @@ from typing import Final
 from memroute_kube import PODS, KubeObject, KubernetesClient, watch_forever
 from memroute_kube.resources import LABEL_DEPLOYMENT, object_key
 from memroute_kube.shapes import OddObjectError, mapping
+from memroute_picker.pools.book import labelled_as
 from memroute_picker.pools.objects import PoolFacts, endpoints_of_pod
 from memroute_router.replicas.pool_settings import PoolSettings
 from memroute_router.replicas.pools import Pools
@@ -52,7 +53,8 @@ class PoolPods:
         self._has_pods = False
         self._left: set[str] = set()
         """Pods that were said to be left to others."""
-        pools.configure_model(model, PoolSettings(namespace=self._namespace, deployment=self._name))
+        settings = PoolSettings(namespace=self._namespace, deployment=labelled_as(self._name))
+        pools.configure_model(model, settings)
 
     @property
     def is_synced(self) -> bool:

@@ -103,7 +103,8 @@ class NameBook:
         oldest = min(found, key=lambda one: (one.created_at, one.key))
         adapters = tuple(n for n in oldest.names.adapters if self.may_serve(oldest.key, n))
         shares = complete_shares({one.key: one.weight for one in found})
-        return replace(oldest.settings, adapters=adapters, shares=shares)
+        served_by = frozenset([one.key for one in found])
+        return replace(oldest.settings, adapters=adapters, shares=shares, served_by=served_by)
 
 
 def complete_shares(weights: Mapping[str, float | None]) -> dict[str, float]:

@@ -42,6 +42,9 @@ class PoolSettings:
     """Why its ModelDeployment is not ready, as its condition says in one word."""
     created_at: str = ""
     """Of its ModelDeployment, RFC 3339: the oldest has an adapter's name that several ask for."""
+    served_by: frozenset[str] = frozenset()
+    """All ModelDeployments that may serve the model, with replicas or without, as
+    ``namespace/name``; empty where there are none (a file says what is served)."""
 
     def dispatch(self, common: "CommonSettings") -> DispatchSettings:
         """The same, as decisions read it."""

@@ -15,7 +15,7 @@ class ReplicaInfo:
     namespace: str
     pod: str
     deployment: str
-    """The name of its ModelDeployment."""
+    """The name of its ModelDeployment; where it has none, what else is told instead of that."""
     served_model: str
     endpoint: Endpoint
     promised_capacity_tokens: int | None

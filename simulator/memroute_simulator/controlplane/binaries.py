@@ -86,6 +86,7 @@ def _cache_key(binary_set: BinarySet) -> str:
     told = (
         binary_set.ldflags,
         *binary_set.gcflags,
+        *binary_set.tests,
         *(part for f in binary_set.files for part in f),
     )
     digest = hashlib.sha256("".join(told).encode())
@@ -122,7 +123,9 @@ def _build(binary_set: BinarySet, target: Path, report: Report) -> None:
         }
         for package in dict.fromkeys(binary_set.packages.values()):
             first, *others = (n for n, p in binary_set.packages.items() if p == package)
-            command = [str(go), "build", "-trimpath", "-ldflags", binary_set.ldflags]
+            is_test = first in binary_set.tests
+            command = [str(go), *(("test", "-c", "-vet=off") if is_test else ("build",))]
+            command += ["-trimpath", "-ldflags", binary_set.ldflags]
             command += [f"-gcflags={flags}" for flags in binary_set.gcflags]
             command += ["-o", str(output / first), package]
             _run_with_progress(command, module, environment, ", ".join((first, *others)), report)

@@ -31,6 +31,8 @@ class BinarySet:
     """The folder below ``modules`` that holds go.mod and go.sum."""
     packages: dict[str, str]
     """Binary name → Go package. Names of one package are one program under several names."""
+    tests: tuple[str, ...] = ()
+    """Of those names, the ones whose package is a library with tests: the program runs them."""
     ldflags: str
     gcflags: tuple[str, ...] = ()
     """The compiler's flags, each for the packages that it names; of several the last counts."""
@@ -85,6 +87,28 @@ BINARY_SETS = (
                 "config/crd/bases/inference.networking.k8s.io_inferencepools.yaml",
             ),
             ("istio.yaml", "istio.io/istio", "manifests/charts/base/files/crd-all.gen.yaml"),
+        ),
+        is_opt_in=True,
+    ),
+    # The newest version that is one module with the whole suite, and whose tests can all pass
+    # (docs/adr/0062-upstreams-own-suite.md).
+    BinarySet(
+        module="gateway-suite",
+        packages={
+            "gateway-suite": "sigs.k8s.io/gateway-api-inference-extension/conformance",
+            "echo-basic": "sigs.k8s.io/gateway-api/conformance/echo-basic",
+        },
+        tests=("gateway-suite",),
+        ldflags="-s -w",
+        gcflags=QUICK,
+        notice="building the Gateway API's conformance suite for inference, once, about "
+        "two minutes on two cores",
+        files=(
+            (
+                "base.yaml",
+                "sigs.k8s.io/gateway-api-inference-extension",
+                "conformance/resources/base.yaml",
+            ),
         ),
         is_opt_in=True,
     ),

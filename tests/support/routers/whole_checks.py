@@ -37,7 +37,7 @@ def documented_errors(page):
 
 
 ERRORS = documented_errors(
-    (Path(__file__).parents[2] / "docs" / "reference" / "errors.md").read_text()
+    (Path(__file__).parents[3] / "docs" / "reference" / "errors.md").read_text()
 )
 
 

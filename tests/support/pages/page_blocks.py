@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 SHELL = {"bash", "sh", "console"}
 # Output, figures and formulas: nothing to run.

@@ -6,7 +6,7 @@ import yaml
 
 from memroute_cli.doctor.checks.crd import fields_of
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 CRD = REPOSITORY / "crds" / "modeldeployments.memroute.dev.yaml"
 FIELDS = REPOSITORY / "cli" / "memroute_cli" / "doctor" / "crd_fields.txt"
 

@@ -1,6 +1,6 @@
 """The least that picks: round robin by ``grpc.aio`` and ``xds-protos``, for comparison.
 
-``python tests/support/trivial_picker.py --port 9002 --endpoints 127.0.0.11:8801,127.0.0.12:8801``
+``python tests/support/gateways/trivial_picker.py --port 9002 --endpoints 127.0.0.11:8801,...``
 """
 
 import argparse

@@ -6,11 +6,11 @@ from typer.testing import CliRunner
 
 from memroute_cli.main import COMMANDS, app
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "cli.md"
 HEAD = """\
 # The command line
 
-Made from the commands by `python tests/support/cli_reference.py`; a test compares it.
+Made from the commands by `python tests/support/pages/cli_reference.py`; a test compares it.
 
 What all commands share:
 

@@ -2,7 +2,11 @@
 
 import asyncio
 import re
+import sys
 from pathlib import Path
+
+if __name__ == "__main__":  # what tests have by pyproject.toml
+    sys.path += [str(folder) for folder in Path(__file__).parents[1].glob("*/")]
 
 from memroute_operator.adapters.events import (
     ADAPTER_FAILED,
@@ -16,7 +20,7 @@ from memroute_operator.status.step_events import AHEAD, LOST, PLACED, REMOVED
 from situation_rows import rows
 from situations import Row
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "conditions.md"
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "conditions.md"
 # How much of a message is shown, in characters: lists of nodes and of models go on.
 MAX_SHOWN = 420
 # The lines of the page are as long as those of all others there.

@@ -1,10 +1,10 @@
-"""The page of the API's fields, made from the CRD: ``python tests/support/api_reference.py``."""
+"""The page of the API's fields, of the CRD: ``python tests/support/pages/api_reference.py``."""
 
 from pathlib import Path
 
 import yaml
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 CRD = REPOSITORY / "crds" / "modeldeployments.memroute.dev.yaml"
 PAGE = REPOSITORY / "docs" / "reference" / "api.md"
 HEAD = """# ModelDeployment: every field

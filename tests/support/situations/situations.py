@@ -3,7 +3,7 @@
 Each situation has a ModelDeployment and a node of its own. Objects are changed as a real kubelet,
 kube-scheduler or API server changes them; the operator hears of it and writes. The words
 are nowhere here: they are read from the status and from the Events that it has written.
-``python tests/support/conditions_page.py`` makes ``docs/reference/conditions.md`` of the rows.
+``python tests/support/pages/conditions_page.py`` makes ``docs/reference/conditions.md`` of rows.
 """
 
 import copy

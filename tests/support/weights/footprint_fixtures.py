@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).parents[1] / "data" / "footprint"
+FOLDER = Path(__file__).parents[2] / "data" / "footprint"
 
 
 def rows(name: str) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The page of the chart's values: ``python tests/support/values_reference.py`` makes it."""
+"""The page of the chart's values: ``python tests/support/pages/values_reference.py`` makes it."""
 
 import json
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 CHART = REPOSITORY / "helm" / "memroute"
 PAGE = REPOSITORY / "docs" / "reference" / "values.md"
 HEAD = """# Values of the chart

@@ -1,0 +1,215 @@
+"""Run upstream's conformance suite, its own Go tests, with memroute's picker in this mesh.
+
+```text
+this program          control plane, pilot, the two Gateways of upstream's base.yaml with Envoy
+  ├─ upstream's suite applies its manifests: pools, Deployments, routes; asks; writes its report
+  └─ upstream_node    runs what the Deployments want: echo servers, memroute-picker
+```
+
+Two things are done beforehand that the suite leaves to the gateway or to chance: a Service and a
+pod for each Gateway (Istio deploys neither without images), and a route of each to a pool of the
+rig's own, so that its listener asks pickers before the first test (``mesh_gateways.attach``).
+
+Exit status: 0 where every test did what is known of it (``upstream_report``), else 1.
+"""
+
+import argparse
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import mesh_gateways
+import mesh_pods
+import yaml
+from mesh_cluster import CLASS, MeshCluster, pool
+from mesh_network import PrivateNetwork, check_programs
+from mesh_pods import Pod
+from upstream_node import UpstreamNode
+from upstream_pods import FLAGS
+from upstream_report import (
+    KNOWN_FAILURES,
+    LATER_TESTS,
+    TESTS,
+    Outcome,
+    report_troubles,
+    results_of,
+    rows_of,
+    table,
+)
+
+from memroute_simulator.controlplane import find_binaries
+from memroute_simulator.controlplane.cluster import BINARIES
+from memroute_simulator.controlplane.recipes import KUBERNETES_VERSION, MODULES
+
+NAMESPACE = "inference-conformance-app-backend"
+"""Of what the suite deploys."""
+SUITE, ECHO, PILOT = "gateway-suite", "echo-basic", "pilot-discovery"
+# The whole suite takes some six minutes here, four of them the test that Istio fails: upstream's
+# own limits are 200 and 300 s for one condition. Chosen by hand.
+TIMEOUT_SECONDS = 1800
+STANDING = "standing"
+
+
+def main() -> int:
+    """The exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of what it writes")
+    parser.add_argument("--run-test", metavar="NAME", help="one test alone, by its short name")
+    parser.add_argument(
+        "--suite", type=Path, metavar="BINARY",
+        help="a suite that you have built (`go test -c` in the folder conformance of a checkout of "
+        "upstream, of 18 August 2026 or so) instead of the pinned one",
+    )  # fmt: skip
+    arguments = parser.parse_args()
+    out: Path = arguments.out
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    check_programs()
+    mesh_pods.envoy_program()
+    found = find_binaries([*BINARIES, PILOT, SUITE, ECHO])
+    suite = (arguments.suite or found[SUITE]).resolve(strict=True)
+    command = [str(suite), *suite_flags(out / "report.yaml", arguments.run_test)]
+    with ExitStack() as stack:
+        stack.enter_context(PrivateNetwork())
+        cluster = stack.enter_context(MeshCluster())
+        start_gateways(cluster, (found[SUITE].parent / "base.yaml").read_text(), stack.callback)
+        node = UpstreamNode(cluster, namespace=NAMESPACE, echo=found[ECHO])
+        stack.callback(node.close)
+        status = asyncio.run(run(node, command, out / "suite.log"))
+        troubles = [f"{name} has ended by itself" for name in node.ended()]
+        is_right = conclude(out, arguments, status, troubles)
+        if not is_right:
+            shutil.copytree(cluster.directory / "logs", out / "logs")
+            print(f"What the suite has said: {out}/suite.log; the others: {out}/logs")  # noqa: T201
+    return 0 if is_right else 1
+
+
+def suite_flags(report: Path, test: str | None) -> list[str]:
+    """How the suite is run. ``test``: one alone."""
+    flags = [
+        "-test.v", f"-test.timeout={TIMEOUT_SECONDS}s", f"-gateway-class={CLASS}",
+        # All of it goes with its network.
+        "-cleanup-base-resources=false",
+        # The suite knows an older Gateway API than pilot wants; its report then names none.
+        "-allow-crds-mismatch",
+        f"-report-output={report.resolve()}", "-organization=memroute",
+        "-project=Istio's pilot, Envoy, memroute-picker",
+        f"-version={module_version('istio', 'istio.io/istio')}",
+        "-url=https://istio.io", "-contact=none",
+    ]  # fmt: skip
+    return [*flags, f"-run-test={test}"] if test else flags
+
+
+def start_gateways(cluster: MeshCluster, base: str, at_exit: Callable) -> None:
+    """The Gateways of upstream's manifest have addresses, and ask pickers."""
+    documents = yaml.safe_load_all(base.replace("{GATEWAY_CLASS_NAME}", CLASS))
+    objects = [one for one in documents if one and one["kind"] in {"Namespace", "Gateway"}]
+    cluster.apply(*objects)
+    pods = [mesh_pods.model_server(cluster, f"{STANDING}-0", STANDING)]
+    pods.append(mesh_pods.picker(cluster, f"{STANDING}-picker", [STANDING], "--conformance-test"))
+    cluster.apply(
+        mesh_pods.picker_service(f"{STANDING}-picker", f"{STANDING}-picker"),
+        pool(STANDING, app=STANDING, picker=f"{STANDING}-picker"),
+    )
+    hosts: dict[str, tuple[Pod, str | None]] = {}
+    for one in objects:
+        if one["kind"] == "Gateway":
+            name, namespace = one["metadata"]["name"], one["metadata"]["namespace"]
+            cluster.apply(mesh_gateways.gateway_service(name, namespace))
+            pod = mesh_gateways.gateway(cluster, name, namespace)
+            hosts[name] = pod, one["spec"]["listeners"][0].get("hostname")
+    gateways = [pod for pod, _ in hosts.values()]
+    cluster.apply(*(pod.manifest() for pod in [*pods, *gateways]))
+    for pod in [*pods, *gateways]:
+        at_exit(pod.close)
+        pod.start()
+    for pod in pods:
+        pod.wait()
+        pod.say(is_ready=True)
+    for pod, host in hosts.values():
+        mesh_gateways.expose(cluster, pod)
+        pod.say(is_ready=True)
+        mesh_gateways.attach(cluster, pod, STANDING, host=host)
+
+
+async def run(node: UpstreamNode, command: list[str], log: Path) -> int:
+    """The suite's exit status. Raises what the node raises, and ``TimeoutError``."""
+    cluster = node.cluster
+    environment = os.environ | cluster.environment | {"KUBECONFIG": str(cluster.kubeconfig)}
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
+        )
+    serving, suite = asyncio.create_task(node.run()), asyncio.create_task(process.wait())
+    try:
+        done, _ = await asyncio.wait(
+            {serving, suite}, timeout=TIMEOUT_SECONDS + 60, return_when=asyncio.FIRST_COMPLETED
+        )
+        if suite in done:
+            return suite.result()
+        if serving in done:
+            await serving
+        message = f"the suite did not end within {TIMEOUT_SECONDS} s: see {log}"
+        raise TimeoutError(message)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        serving.cancel()
+        await asyncio.gather(serving, suite, return_exceptions=True)
+
+
+def conclude(out: Path, arguments: argparse.Namespace, status: int, troubles: list[str]) -> bool:
+    """Write and print what has come of it; whether all is as known."""
+    report = out / "report.yaml"
+    results = results_of((out / "suite.log").read_text(errors="replace"))
+    expected, later = (TESTS, LATER_TESTS)
+    if arguments.suite:
+        expected, later = (*TESTS, *LATER_TESTS), ()
+    rows = rows_of(results, expected=expected, known=KNOWN_FAILURES, asked=arguments.run_test)
+    told = yaml.safe_load(report.read_text()) if report.exists() else None
+    troubles = [*troubles, *report_troubles(told, results)]
+    has_failed = any(one.outcome is Outcome.FAILED for one in results.values())
+    if (status != 0) is not has_failed:
+        troubles.append(f"the suite ended with status {status}")
+    page = table(rows, later=later, troubles=troubles)
+    print(page)  # noqa: T201 - whoever has asked for it reads it
+    head = [
+        "# Upstream's conformance suite with memroute's picker", "",
+        *(f"* {name}: {version}" for name, version in versions(arguments.suite).items()), "",
+        "Flags of upstream's picker, and what is made of them:", "",
+        *(f"* `{flag}`: {what}" for flag, what in FLAGS.items()), "",
+    ]  # fmt: skip
+    (out / "results.md").write_text("\n".join([*head, page]))
+    return not troubles and not any(row.is_wrong for row in rows)
+
+
+def versions(suite: Path | None) -> dict[str, str]:
+    """What was run with what. The definitions that the cluster had are in upstream's report."""
+    envoy = subprocess.run(
+        [mesh_pods.envoy_program(), "--version"], capture_output=True, text=True, check=True
+    )
+    gateway_api = "sigs.k8s.io/gateway-api"
+    extension = f"{gateway_api}-inference-extension"
+    return {
+        "suite": str(suite) if suite else f"{extension} {module_version(SUITE, extension)}",
+        "echo server": f"{gateway_api} {module_version(SUITE, gateway_api)}",
+        "Kubernetes": KUBERNETES_VERSION,
+        "Istio's pilot": module_version("istio", "istio.io/istio"),
+        "Envoy": envoy.stdout.split(":", 1)[1].strip(),
+    }
+
+
+def module_version(recipe: str, module: str) -> str:
+    """The version that a recipe's module file pins."""
+    text = (MODULES / recipe / "go.mod").read_text()
+    return re.search(rf"(?m)^(?:require)?\s*{re.escape(module)} (\S+)", text)[1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
