@@ -366,7 +366,7 @@ def test_an_operator_that_leads_gateways_needs_the_rights_of_its_component(repos
     rules = [
         step["value"]
         for one in patches
-        if one["target"]["kind"] == "ClusterRole"
+        if one.get("target", {}).get("kind") == "ClusterRole"
         for step in yaml.safe_load(one["patch"])
     ]
     added = {

@@ -47,8 +47,6 @@ class AheadCluster(Cluster):
         """Replicas that had to download while nobody served in their place."""
         self.failures = None
         """Status of the fetcher of pods ahead, where it fails."""
-        self.refused = {}
-        """Pods ahead that the API server has refused → why."""
         self.refuses = None
         """Why the API server refuses pods that go ahead; None while it takes them."""
         self.is_full = False
@@ -73,9 +71,6 @@ class AheadCluster(Cluster):
         found = super().facts(planner)
         aheads = planner.memory.stamp_aheads(self.seen_aheads(), now_seconds=self.now)
         return replace(found, aheads=tuple(aheads))
-
-    def more_context(self):
-        return {"refused_aheads": dict(self.refused)}
 
     def apply(self, planner, action):
         match action:

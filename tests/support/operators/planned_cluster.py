@@ -17,6 +17,7 @@ from memroute_operator.plan import (
     ClaimRoom,
     Create,
     Delete,
+    FetchAhead,
     MarkDraining,
     OpenGate,
     PlanContext,
@@ -122,6 +123,8 @@ class Cluster:
         """Revisions whose engines never serve → whether they end, else they hang."""
         self.failing = False
         """Whether the API server refuses every other write."""
+        self.refused = {}
+        """Pods ahead that the API server has refused → why."""
         self._replicas = {}
         self._deployments = {}
         self._num_writes = 0
@@ -424,7 +427,7 @@ class Cluster:
 
     def more_context(self):
         """What a kind of cluster of its own adds to what a step depends on."""
-        return {}
+        return {"refused_aheads": dict(self.refused)}
 
     def restart(self, planner):
         """The operator is killed, and started again: it lists everything, and remembers nothing."""
@@ -475,11 +478,16 @@ class Cluster:
                 claim = action.placed and encode_claim(action.placed, revision=action.revision)
                 self._annotate(planner, action.replica, ANNOTATION_SUCCESSOR, claim)
             case OpenGate():
-                pod = self._live(planner, action.replica)
-                if pod is not None:
-                    pod["spec"]["schedulingGates"] = []
-                    self._bump(pod)
-                    self._tell(planner, action.replica.pod_name)
+                self._open(planner, action.replica)
+            case FetchAhead():
+                self.refused[action.pod_key] = "pods ahead are of ahead_cluster.py"
+
+    def _open(self, planner, replica):
+        pod = self._live(planner, replica)
+        if pod is not None:
+            pod["spec"]["schedulingGates"] = []
+            self._bump(pod)
+            self._tell(planner, replica.pod_name)
 
     def _create(self, planner, action):
         name = action.placed.key.pod_name
