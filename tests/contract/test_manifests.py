@@ -31,7 +31,10 @@ def test_the_api_server_takes_every_object_of_a_releases_manifests(cluster, name
 
 
 def test_the_manifest_with_the_picker_is_the_other_one_and_a_picker(manifests):
-    """So that each may be applied over the other: the operator is told, and may write; no more."""
+    """So that each may be applied over the other: operator and router are told, and may do more.
+
+    The operator writes what leads gateways to the picker; the router hears what the picker sends.
+    """
     plain, picker = (
         {key_of(one): one for one in manifests[file]}
         for file in ("install.yaml", "install-picker.yaml")
@@ -43,6 +46,7 @@ def test_the_manifest_with_the_picker_is_the_other_one_and_a_picker(manifests):
     changed = {key[:2] for key in plain if plain[key] != picker[key]}
     assert changed == {
         ("Deployment", "memroute-operator"), ("ClusterRole", "memroute-operator-memroute-system"),
+        ("Deployment", "memroute-router"),
     }  # fmt: skip
     for objects in (plain, picker):
         for pod in pods_of(objects.values()):
