@@ -27,7 +27,8 @@ def is_served_by(pool: Pool, namespace: str, deployment: str) -> bool:
     settings = pool.settings
     if settings is not None and f"{namespace}/{deployment}" in settings.served_by:
         return True
-    return any(is_of(replica, namespace, deployment) for replica in pool.replicas.values())
+    labels = namespace, deployment
+    return any(replica.labels == labels for replica in pool.replicas.values())
 
 
 def of_deployment(pool: Pool, namespace: str, deployment: str) -> frozenset[str] | None:
@@ -36,11 +37,9 @@ def of_deployment(pool: Pool, namespace: str, deployment: str) -> frozenset[str]
     None: all are its, and the pool counts its requests for that one. Where there are none at all,
     and the model is its own, those that will come: None, too.
     """
-    replicas = pool.replicas
-    keys = frozenset(
-        [key for key, replica in replicas.items() if is_of(replica, namespace, deployment)]
-    )
-    is_alone = len(keys) == len(replicas) and pool.labels == (namespace, deployment)
+    replicas, labels = pool.replicas, (namespace, deployment)
+    keys = frozenset([key for key, replica in replicas.items() if replica.labels == labels])
+    is_alone = len(keys) == len(replicas) and pool.labels == labels
     return None if is_alone else keys
 
 
@@ -94,8 +93,3 @@ def next_in_line(
             found.append((wait, backend.ledger.num_in_flight, key))
     found.sort()
     return [pool.replicas[key] for _, _, key in found[:count]]
-
-
-def is_of(replica: Replica, namespace: str, deployment: str) -> bool:
-    """Whether it is a replica of a ModelDeployment."""
-    return replica.info.deployment == deployment and replica.info.namespace == namespace

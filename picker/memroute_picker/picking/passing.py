@@ -1,7 +1,7 @@
 """Where a request passes that is none of the API: to any replica that is ready, unadmitted."""
 
 from memroute_picker.picking.asking import Asking, Declined
-from memroute_picker.picking.fallbacks import is_of, named
+from memroute_picker.picking.fallbacks import named
 from memroute_picker.picking.side import PickerSide
 from memroute_picker.pools.book import PoolTarget
 from memroute_router.replicas.replica import Replica
@@ -36,4 +36,4 @@ def _ready(side: PickerSide, target: PoolTarget | None) -> list[Replica]:
 def _is_in(replica: Replica, target: PoolTarget) -> bool:
     if target.deployment is None:
         return replica.info.served_model == target.model
-    return is_of(replica, target.namespace, target.deployment)
+    return replica.labels == (target.namespace, target.deployment)
