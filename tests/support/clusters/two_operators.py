@@ -180,7 +180,7 @@ class Operator:
             self.process.wait()
 
     def log(self):
-        """What this one has said; an earlier test's operator of its name wrote into the same file."""
+        """What this one has said; earlier operators of its name wrote into the same file."""
         return self._log_path.read_bytes()[self._log_start :].decode(errors="replace")
 
 
