@@ -60,7 +60,13 @@ def test_top_explain_and_the_words_of_an_event(cluster, namespace):
     assert device["observedAgeSeconds"] < 60
     assert f"{namespace}/chat" in memroute(cluster, "top", "--wide")
     assert max(map(len, memroute(cluster, "top").splitlines())) <= 80
-    whole = json.loads(memroute(cluster, "explain", "killed", "-n", namespace, "-o", "json"))
+
+    def explained():
+        told = json.loads(memroute(cluster, "explain", "killed", "-n", namespace, "-o", "json"))
+        # While its engine is started again it has not failed: that lasts longer on a slow machine.
+        return told if any(one["failure"] for one in told["replicas"]) else None
+
+    whole = cluster.wait_for("a replica that has failed", explained)
     (replica,) = whole["replicas"]
     assert replica["failure"]["reason"] == "LivenessProbeFailed"
     assert {one["node"] for one in whole["nodes"]} >= {"gpu-a", "gpu-b", "plain"}
