@@ -10,7 +10,7 @@ from gateway_rig import BUFFERED, DUPLEX, NONE, STREAMED, Stream, picker
 from gateway_rig import headers as head_of
 from gateway_wire import Socket, frames_of, nothing_is_held, wired_up
 from memroute_picker.grpc.connection import MAX_WRITE_BYTES, GrpcConnection
-from memroute_picker.grpc.frames import Code, Flag, Kind, frame, window_update
+from memroute_picker.grpc.frames import PREFACE, Code, Flag, Kind, frame, window_update
 from memroute_picker.grpc.frames import settings as settings_of
 from memroute_picker.grpc.reading import MAX_BLOCK_BYTES
 from memroute_picker.protocol.names import HEALTH_WATCH_PATH
@@ -273,8 +273,11 @@ async def test_whoever_does_not_greet_is_not_waited_for():
         connection.deadline_at = 0.0
         deadlines._sweep()
         assert socket.is_closed
-    async with wired_up() as (rig, wire, socket):
-        assert not rig.router.grpc.deadlines._watched
+    async with wired_up(greets=False) as (rig, wire, socket):
+        wire.write(PREFACE[:5])
+        wire._connection.deadline_at = 0.0
+        rig.router.grpc.deadlines._sweep()
+        assert socket.is_closed
 
 
 async def test_connections_have_a_bound():

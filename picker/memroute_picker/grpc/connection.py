@@ -64,6 +64,13 @@ MAX_UNTAKEN_BYTES: Final = 2 * MAX_WRITE_BYTES
 # How long a client may take to greet. Unit: seconds. Source: chosen by hand, as for a handshake of
 # TLS; gateways greet with their first packet.
 GREETING_SECONDS: Final = 10.0
+# Silence after which a client is asked whether it lives, and after which again, where it does not
+# answer, it is taken to be gone: a machine that dies or is cut off closes nothing, and what it has
+# asked for would be held for ever. Unit: seconds. Source: chosen by hand; of a network that is
+# mended within as long nothing is lost, and no engine has been late by then.
+SILENT_SECONDS: Final = 20.0
+# What it is asked by. Source: chosen by hand, eight bytes.
+ALIVE: Final = b"alive???"
 # Asked of a client that is left, after it was told so: what it began before it heard of that has
 # come when the answer comes. Source: chosen by hand, eight bytes.
 GOODBYE: Final = b"goodbye!"
@@ -93,6 +100,11 @@ class GrpcConnection(asyncio.Protocol):
         """Whether the socket does not take what it is given."""
         self.is_closing: bool = False
         """Whether nothing that comes is heard any more."""
+        self._has_greeted: bool = False
+        self._is_heard: bool = False
+        """Whether something has come since it was last looked for."""
+        self._is_asked: bool = False
+        """Whether its client was asked since then whether it lives."""
         self._waste = Waste(side.max_calls, now_seconds=monotonic())
         self._is_calmed: bool = False
         """Whether it is left for what it wastes: it is closed once its calls have ended."""
@@ -109,7 +121,7 @@ class GrpcConnection(asyncio.Protocol):
         self.unsent: UnsentAnswers = side.unsent
         self.peer = b"unknown"
         self.deadline_at: float = NEVER
-        """When it must have greeted."""
+        """When it must have greeted; from then on, when it is looked whether it lives."""
 
     # asyncio.Protocol
 
@@ -159,14 +171,26 @@ class GrpcConnection(asyncio.Protocol):
             self._guarded(call, call.cancel)
 
     def deadline_passed(self) -> None:
-        """It has not greeted: whoever is there speaks something else, or nothing."""
+        """It has not greeted, or does not go, or is silent: is it there?"""
+        if self._has_greeted and not self.is_closing and (self._is_heard or not self._is_asked):
+            self._is_asked = not self._is_heard
+            self._is_heard = False
+            if self._is_asked:
+                self.write(frame(Kind.PING, 0, 0, ALIVE))
+            self.deadline_at = monotonic() + SILENT_SECONDS
+            return
+        if self.calls:
+            LOGGER.warning(
+                "connection lost peer=%s calls=%d: nothing is heard of it",
+                self.peer.decode(), len(self.calls),
+            )  # fmt: skip
         self.abort()
 
     def data_received(self, data: bytes) -> None:
         """Whole frames are dealt with; the rest waits."""
         if self.is_closing:
             return
-        self._is_read = True
+        self._is_read = self._is_heard = True
         try:
             self._reader.read(data)
         except FrameError as error:
@@ -307,8 +331,8 @@ class GrpcConnection(asyncio.Protocol):
 
     def on_greeting(self) -> None:
         """It speaks HTTP/2."""
-        self.deadline_at = NEVER
-        self._side.deadlines.forget(self)
+        self._has_greeted = True
+        self.deadline_at = monotonic() + SILENT_SECONDS
 
     def on_headers(self, stream: int, fields: list[Field], *, ends_stream: bool) -> None:
         """A call begins. Raises ``FrameError``."""
