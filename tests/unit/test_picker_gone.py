@@ -1,4 +1,4 @@
-"""Gateways whose machine is gone or cut off: nothing closes their connections, and nobody is told."""
+"""Gateways whose machine is gone or cut off: nothing closes their connections."""
 
 import pytest
 
@@ -73,8 +73,10 @@ async def test_a_connection_that_was_ended_for_an_error_is_not_waited_for():
 
 
 async def test_an_engine_is_not_blamed_where_its_answers_client_may_be_the_slow_one():
-    """A gateway stops reading the engine then, and shows nothing: any tenant could take replicas
-    out by reading no further."""
+    """A gateway stops reading the engine then, and shows nothing.
+
+    Any tenant could take replicas out by reading no further.
+    """
     async with wired_up() as (rig, wire, _):
         stream = Stream(wire)
         stream.ask(body(stream=True))

@@ -156,9 +156,13 @@ class Call:
         self._connection.unsent.taken(self)
         self._connection.gone(self)
 
+    def give_up(self) -> None:
+        """Others need the room of a message whose rest does not come."""
+        self._connection.guarded(self, self._has_no_room)
+
     def abort(self) -> None:
         """What waits for the client is needed for others: break the call off."""
-        self._cancel()
+        self._connection.guarded(self, self._cancel)
         self.reset()
 
     # For the connection
@@ -273,7 +277,7 @@ class Call:
             if self._uncredited_bytes >= _CREDIT_BYTES:
                 self._credit()
             if self.handler is not None:
-                self.handler.caught_up()
+                connection.guarded(self, self.handler.caught_up)
         if self._waiting_bytes > _COUNTED_BYTES:
             connection.unsent.wait(self, self._waiting_bytes)
         else:
@@ -291,21 +295,30 @@ class Call:
         if handler is not None and handler.is_answering and not budget.is_unsent_over:
             budget.add_unsent(size)
             self._answer_bytes += size
-        elif budget.take(size, len(self._partial) + size):
-            self._body_bytes += size
-        else:
-            if handler is not None:
-                handler.no_room()
-            self.end(GrpcStatus.RESOURCE_EXHAUSTED, b"there is no room for the message")
-            self._cancel()
+        elif not budget.take(size, len(self._partial) + size):
+            self._has_no_room()
             return False
+        elif self.handler is None:
+            budget.give_back(size)  # to make room for it, it was itself given up
+            return False
+        else:
+            self._body_bytes += size
+            budget.slow(self)
         self._partial += data
         return True
+
+    def _has_no_room(self) -> None:
+        """Nothing more is taken of it."""
+        if self.handler is not None:
+            self.handler.no_room()
+        self.end(GrpcStatus.RESOURCE_EXHAUSTED, b"there is no room for the message")
+        self._cancel()
 
     def _drop_partial(self) -> None:
         """What has come of a message is held no more."""
         self._partial = bytearray()
         if self._body_bytes:
+            self._connection.budget.not_slow(self)
             self._connection.budget.give_back(self._body_bytes)
         if self._answer_bytes:
             self._connection.budget.add_unsent(-self._answer_bytes)

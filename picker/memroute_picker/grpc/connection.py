@@ -168,7 +168,7 @@ class GrpcConnection(asyncio.Protocol):
         self._side.connections.discard(self)
         self._side.deadlines.forget(self)
         for call in list(self.calls.values()):
-            self._guarded(call, call.cancel)
+            self.guarded(call, call.cancel)
 
     def deadline_passed(self) -> None:
         """It has not greeted, or does not go, or is silent: is it there?"""
@@ -269,7 +269,7 @@ class GrpcConnection(asyncio.Protocol):
         for call in list(self.calls.values()):
             handler = call.handler
             if handler is not None:
-                self._guarded(call, handler.shut_down)
+                self.guarded(call, handler.shut_down)
 
     def close(self) -> None:
         """Close once all has left that was written."""
@@ -341,7 +341,7 @@ class GrpcConnection(asyncio.Protocol):
             # Trailers: a client of gRPC has none, and they end what it says.
             if not ends_stream:
                 raise FrameError(Code.PROTOCOL_ERROR, "header fields in the middle of a stream")
-            self._guarded(known, lambda: self._half_closed(known))
+            self.guarded(known, lambda: self._half_closed(known))
             return
         if stream <= self._last_stream:
             return  # of one that was ended
@@ -385,7 +385,7 @@ class GrpcConnection(asyncio.Protocol):
         """Its client does not want a call any more."""
         call = self.calls.get(stream)
         if call is not None:
-            self._guarded(call, call.cancel)
+            self.guarded(call, call.cancel)
             self._left_early(call)
 
     def on_window(self, stream: int, more: int) -> None:
@@ -396,7 +396,7 @@ class GrpcConnection(asyncio.Protocol):
                 return
             call.send_window += more
             if not more or call.send_window > MAX_WINDOW:
-                self._guarded(call, call.cancel)
+                self.guarded(call, call.cancel)
                 self.write(reset(stream, Code.FLOW_CONTROL_ERROR))
                 self._left_early(call)
             elif call in self._blocked:
@@ -461,7 +461,8 @@ class GrpcConnection(asyncio.Protocol):
             LOGGER.warning("connection left peer=%s: too many streams reset", self.peer.decode())
             self.say_goodbye(Code.ENHANCE_YOUR_CALM)
 
-    def _guarded(self, call: Call, step: Callable[[], None]) -> None:
+    def guarded(self, call: Call, step: Callable[[], None]) -> None:
+        """Do something for a call: if that is a bug, it fails alone."""
         try:
             step()
         except Exception as error:  # noqa: BLE001 - a bug in one call
@@ -480,5 +481,5 @@ class GrpcConnection(asyncio.Protocol):
         """Nothing that follows could be trusted; nor does a call wait until the socket is gone."""
         self.write(go_away(self._last_stream, code, why.encode("ascii", "replace")))
         for call in list(self.calls.values()):
-            self._guarded(call, call.cancel)
+            self.guarded(call, call.cancel)
         self.close()
