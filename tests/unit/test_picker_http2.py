@@ -203,6 +203,15 @@ async def test_health_is_told_to_those_who_ask_and_those_who_watch():
             assert await queue.get() == b"\x08\x02"
 
 
+async def test_a_question_as_long_as_a_body_is_none():
+    """A watch keeps it for as long as it is open, and nothing counts its bytes."""
+    async with picker(body_bytes=10**6) as (rig, gateway):
+        number, queue = gateway.call(HEALTH_WATCH_PATH)
+        gateway.say(number, wired(b"\x0a", b"x" * 500_000))
+        assert (await queue.get())[0] == Kind.HEADERS
+        assert not rig.router.health.watches
+
+
 async def test_a_method_that_there_is_not_is_said_to_be_none():
     """Reflection, for one: clients of gRPC try it."""
     async with picker() as (_, gateway):

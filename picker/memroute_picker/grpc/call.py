@@ -76,14 +76,14 @@ class Call:
     __slots__ = (
         "_answer_bytes", "_body_bytes", "_connection", "_end", "_partial", "_sent_of_first",
         "_uncredited_bytes", "_unsent", "_waiting", "_waiting_bytes", "begun_at", "handler",
-        "has_begun", "is_dirty", "is_half_closed", "is_over", "number", "send_window",
+        "has_begun", "is_dirty", "is_half_closed", "is_over", "number", "send_credit",
     )  # fmt: skip
 
-    def __init__(self, connection: "GrpcConnection", number: int, send_window: int) -> None:
+    def __init__(self, connection: "GrpcConnection", number: int) -> None:
         self._connection = connection
         self.number = number
-        self.send_window: int = send_window
-        """Bytes that the client takes now, of this call."""
+        self.send_credit: int = 0
+        """Bytes that the client takes now, of this call, more than of a new one."""
         self.handler: Handler | None = None
         self.is_half_closed = False
         self.is_over = False
@@ -170,6 +170,10 @@ class Call:
     def received(self, data: bytes, num_bytes: int) -> None:
         """Some of the client's messages, in ``num_bytes`` of its window: padding counts too."""
         self._uncredited_bytes += num_bytes
+        if self._uncredited_bytes > CALL_WINDOW_BYTES:
+            self._cancel()
+            self.reset(Code.FLOW_CONTROL_ERROR)  # RFC 9113, 6.9.1
+            return
         if self._uncredited_bytes >= _CREDIT_BYTES and not self.is_backed_up:
             self._credit()
         if self._end is not None or self.handler is None:
@@ -251,7 +255,9 @@ class Call:
         """As many of the bytes as there is room for, after those that wait; the rest waits."""
         connection = self._connection
         size = len(data)
-        room = min(self.send_window, connection.send_window, connection.room)
+        room = min(
+            connection.call_window + self.send_credit, connection.send_window, connection.room
+        )
         if not self._waiting and size <= room and size <= connection.max_frame_bytes:
             self._sent(size)
             return frame(Kind.DATA, 0, self.number, data)
@@ -286,7 +292,7 @@ class Call:
 
     def _sent(self, num_bytes: int) -> None:
         """So much leaves now."""
-        self.send_window -= num_bytes
+        self.send_credit -= num_bytes
         self._connection.sent(num_bytes)
 
     def _hold(self, data: bytes) -> bool:

@@ -85,8 +85,8 @@ class GrpcConnection(asyncio.Protocol):
         self._reader = FrameReader(self)
         self._last_stream: int = 0
         self._uncredited_bytes: int = 0
-        self._call_window: int = _FIRST_WINDOW_BYTES
-        """Bytes that a new call may send."""
+        self.call_window: int = _FIRST_WINDOW_BYTES
+        """Bytes that the client takes at first, of each call. Of all calls it changes at once."""
         self._out: list[bytes] = []
         self._dirty: list[Call] = []
         self._blocked: dict[Call, None] = {}
@@ -230,7 +230,8 @@ class GrpcConnection(asyncio.Protocol):
 
     def gone(self, call: Call) -> None:
         """It is over."""
-        self.calls.pop(call.number, None)
+        if self.calls.pop(call.number, None) is not None:
+            self._side.num_calls -= 1
         self._blocked.pop(call, None)
         if call.has_begun:
             self._waste.num_answered += 1
@@ -347,12 +348,14 @@ class GrpcConnection(asyncio.Protocol):
             return  # of one that was ended
         self._last_stream = stream
         side = self._side
-        if len(self.calls) >= side.max_calls or self.is_left:
+        # Each connection may have one call, however many others have: probes come by their own.
+        is_full = side.num_calls >= side.max_calls and self.calls
+        if is_full or self.is_left:
             self.write(reset(stream, Code.REFUSED_STREAM))
             self._came_to_nothing(monotonic())
             return
-        call = Call(self, stream, self._call_window)
-        self.calls[stream] = call
+        call = self.calls[stream] = Call(self, stream)
+        side.num_calls += 1
         try:
             call.handler = side.handler_for(call, fields)
             if call.handler is None:
@@ -394,8 +397,8 @@ class GrpcConnection(asyncio.Protocol):
             call = self.calls.get(stream)
             if call is None:
                 return
-            call.send_window += more
-            if not more or call.send_window > MAX_WINDOW:
+            call.send_credit += more
+            if not more or self.call_window + call.send_credit > MAX_WINDOW:
                 self.guarded(call, call.cancel)
                 self.write(reset(stream, Code.FLOW_CONTROL_ERROR))
                 self._left_early(call)
@@ -412,11 +415,8 @@ class GrpcConnection(asyncio.Protocol):
         """What a call may be sent at first, and in one frame; None: as before."""
         if max_frame_bytes is not None:
             self.max_frame_bytes = min(max_frame_bytes, _MAX_PEER_FRAME_BYTES)
-        if call_window is not None and call_window != self._call_window:
-            # Once, however often it is said: calls are many.
-            change, self._call_window = call_window - self._call_window, call_window
-            for call in self.calls.values():
-                call.send_window += change
+        if call_window is not None:
+            self.call_window = call_window
         self.write(SETTINGS_ACK)
         self._unblock()
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from ipaddress import IPv6Address, ip_address
+from typing import Final
 
 from memroute.traffic.dispatch.membership import could_hold, has_loaded
 from memroute.traffic.request import RequestProfile
@@ -9,6 +10,8 @@ from memroute.traffic.routing.cost import wait_seconds
 from memroute_router.http.client import Endpoint
 from memroute_router.replicas.pool import Pool
 from memroute_router.replicas.replica import Replica
+
+_MAX_PORT_DIGITS: Final = 5
 
 
 def named(replicas: Iterable[Replica], endpoints: list[bytes]) -> list[Replica]:
@@ -58,7 +61,7 @@ def endpoints_of(value: object) -> list[bytes]:
 def endpoint_in(text: bytes) -> bytes | None:
     """``ip:port`` as replicas' are written; None: it is something else, a name or a path."""
     host, _, port = text.rpartition(b":")
-    if not port.isdigit():
+    if not port.isdigit() or len(port) > _MAX_PORT_DIGITS:
         return None
     try:
         address = ip_address(host.strip(b"[]").decode())
