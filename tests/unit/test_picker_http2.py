@@ -9,6 +9,7 @@ from memroute_picker.grpc.frames import PREFACE, Flag, Kind, frame, settings
 from memroute_picker.grpc.hpack import TABLE_BYTES, FieldReader, FieldsError
 from memroute_picker.grpc.huffman import HuffmanError, decode
 from memroute_picker.protocol.names import HEALTH_CHECK_PATH, HEALTH_WATCH_PATH
+from memroute_picker.protocol.wire import field as wired
 from router_rig import body, until
 
 # RFC 7541, C.3 and C.4: the same three requests, plain and coded.
