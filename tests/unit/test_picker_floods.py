@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from gateway_rig import BUFFERED, DUPLEX, NONE, STREAMED, Gateway, Stream, picker
 from gateway_rig import headers as head_of
 from gateway_wire import Socket, frames_of, nothing_is_held, wired_up
-from memroute_picker.grpc.connection import MAX_WRITE_BYTES, GrpcConnection
+from memroute_picker.grpc.connection import GrpcConnection
 from memroute_picker.grpc.frames import PREFACE, Code, Flag, Kind, frame, window_update
 from memroute_picker.grpc.frames import settings as settings_of
 from memroute_picker.grpc.reading import MAX_BLOCK_BYTES
+from memroute_picker.grpc.sending import MAX_WRITE_BYTES
 from memroute_picker.protocol.names import HEALTH_CHECK_PATH, HEALTH_WATCH_PATH
 from memroute_picker.protocol.wire import field as wired
 from router_rig import CHUNK, body, until
@@ -213,7 +214,7 @@ async def test_a_setting_that_is_said_a_thousand_times_is_one_change():
         wire.write(settings_of([(4, size) for size in range(2000, 3001)]))
         wire.write(b"".join(settings_of([(4, size)]) for size in range(2000, 3001)))
         assert counted.num_looks == 0
-        assert connection.call_window + call.send_credit == 3000
+        assert connection.sender.call_window + call.send_credit == 3000
 
 
 async def test_a_smaller_window_counts_for_what_was_sent_before():

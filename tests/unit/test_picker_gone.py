@@ -18,7 +18,7 @@ def pass_by(rig, connection):
 
 
 def pings_of(connection, socket):
-    connection.flush()
+    connection.sender.flush()
     return [p for kind, flags, _, p in frames_of(socket.written) if (kind, flags) == (Kind.PING, 0)]
 
 

@@ -7,8 +7,8 @@ GREETING ── preface ──► OPEN ── told that it is left ──► LEF
 ```
 
 What a client may make us hold is bounded: calls, what waits for it, and how many of its streams may
-come to nothing. Frames are read elsewhere (``reading.py``); what they do to a call is decided here.
-All that one read makes leaves as one write, and so does what a turn of the loop makes otherwise.
+come to nothing. Frames are read and leave elsewhere (``reading.py``, ``sending.py``); what they do
+to a call is decided here.
 """
 
 import asyncio
@@ -32,35 +32,25 @@ from memroute_picker.grpc.frames import (
 )
 from memroute_picker.grpc.hpack import Field
 from memroute_picker.grpc.reading import (
-    LEAST_FRAME_BYTES,
     MAX_BLOCK_BYTES,
     MAX_FRAME_BYTES,
     MAX_WINDOW,
     FrameError,
     FrameReader,
 )
+from memroute_picker.grpc.sending import FIRST_WINDOW_BYTES, Sender
 from memroute_picker.grpc.side import ServerSide
 from memroute_picker.grpc.waste import EARLY_SECONDS, Waste
 from memroute_router.http.budget import BodyBudget, UnsentAnswers
 from memroute_router.http.deadlines import NEVER, monotonic
-from memroute_router.http.faults import CLIENT, WRITE
+from memroute_router.http.faults import CLIENT
 from memroute_router.http.sockets import client_address
 
 LOGGER = logging.getLogger(__name__)
-# Of a frame that we send, however much more the client says is welcome. Unit: bytes. Source: chosen
-# by hand.
-_MAX_PEER_FRAME_BYTES: Final = 64 * 1024
 # Of all calls together. Unit: bytes. Source: chosen by hand; bodies are counted where they are
 # held, so that this bounds no more than one read.
 WINDOW_BYTES: Final = 32 * 1024**2
 _CREDIT_BYTES: Final = WINDOW_BYTES // 4
-_FIRST_WINDOW_BYTES: Final = 65_535
-# Of messages that are handed to the socket before it has taken them: the rest waits in its call,
-# where it is counted. Unit: bytes. Source: chosen by hand; 3 ms at 10 Gbit/s.
-MAX_WRITE_BYTES: Final = 4 * 1024**2
-# Written bytes that a client has not taken before it is taken to be gone. Unit: bytes.
-# Source: chosen by hand; beside messages these are answers to pings and settings.
-MAX_UNTAKEN_BYTES: Final = 2 * MAX_WRITE_BYTES
 # How long a client may take to greet. Unit: seconds. Source: chosen by hand, as for a handshake of
 # TLS; gateways greet with their first packet.
 GREETING_SECONDS: Final = 10.0
@@ -81,23 +71,10 @@ class GrpcConnection(asyncio.Protocol):
 
     def __init__(self, side: ServerSide) -> None:
         self._side = side
-        self._transport: asyncio.Transport | None = None
         self._reader = FrameReader(self)
+        self.sender = Sender(side.outbox, side.on_fault, self.abort)
         self._last_stream: int = 0
         self._uncredited_bytes: int = 0
-        self.call_window: int = _FIRST_WINDOW_BYTES
-        """Bytes that the client takes at first, of each call. Of all calls it changes at once."""
-        self._out: list[bytes] = []
-        self._dirty: list[Call] = []
-        self._blocked: dict[Call, None] = {}
-        """Calls with bytes that the windows have no room for, in order."""
-        self._is_queued: bool = False
-        self._is_read: bool = False
-        """Whether something is being read just now: what that makes is flushed at its end."""
-        self.is_end_of_read: bool = False
-        """Whether nothing follows in it beside what is dealt with now."""
-        self._is_full: bool = False
-        """Whether the socket does not take what it is given."""
         self.is_closing: bool = False
         """Whether nothing that comes is heard any more."""
         self._has_greeted: bool = False
@@ -111,11 +88,6 @@ class GrpcConnection(asyncio.Protocol):
         self.is_left: bool = False
         """Whether it takes no new calls, as the client knows."""
         self.calls: dict[int, Call] = {}
-        self.send_window: int = _FIRST_WINDOW_BYTES
-        """Bytes that the client takes now, of all calls together."""
-        self.room: int = MAX_WRITE_BYTES
-        """Bytes that the socket is given now, of all calls together."""
-        self.max_frame_bytes: int = LEAST_FRAME_BYTES
         self.max_message_bytes: int = side.max_message_bytes
         self.budget: BodyBudget = side.budget
         self.unsent: UnsentAnswers = side.unsent
@@ -128,7 +100,7 @@ class GrpcConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet at once."""
         # Not isinstance: uvloop's transports quack, they do not inherit.
-        self._transport = cast("asyncio.Transport", transport)
+        self.sender.transport = cast("asyncio.Transport", transport)
         name = transport.get_extra_info("peername")
         if isinstance(name, tuple):
             self.peer = client_address(str(name[0]))
@@ -139,7 +111,7 @@ class GrpcConnection(asyncio.Protocol):
         side.connections.add(self)
         self.deadline_at = monotonic() + GREETING_SECONDS
         side.deadlines.watch(self)
-        self.write(
+        self.sender.write(
             settings(
                 [
                     (Setting.MAX_CONCURRENT_STREAMS, self._side.max_calls),
@@ -148,23 +120,22 @@ class GrpcConnection(asyncio.Protocol):
                     (Setting.MAX_HEADER_LIST_SIZE, MAX_BLOCK_BYTES),
                 ]
             )
-            + window_update(0, WINDOW_BYTES - _FIRST_WINDOW_BYTES)
+            + window_update(0, WINDOW_BYTES - FIRST_WINDOW_BYTES)
         )
         if self._side.is_stopping:
             self.say_goodbye()
 
     def pause_writing(self) -> None:
         """The socket does not take what it was given."""
-        self._is_full = True
+        self.sender.pause()
 
     def resume_writing(self) -> None:
         """It has taken it."""
-        self._is_full = False
-        self._unblock()
+        self.sender.resume()
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Every call of it is over."""
-        self._transport = None
+        self.sender.transport = None
         self._side.connections.discard(self)
         self._side.deadlines.forget(self)
         for call in list(self.calls.values()):
@@ -176,7 +147,7 @@ class GrpcConnection(asyncio.Protocol):
             self._is_asked = not self._is_heard
             self._is_heard = False
             if self._is_asked:
-                self.write(frame(Kind.PING, 0, 0, ALIVE))
+                self.sender.write(frame(Kind.PING, 0, 0, ALIVE))
             self.deadline_at = monotonic() + SILENT_SECONDS
             return
         if self.calls:
@@ -190,7 +161,8 @@ class GrpcConnection(asyncio.Protocol):
         """Whole frames are dealt with; the rest waits."""
         if self.is_closing:
             return
-        self._is_read = self._is_heard = True
+        self._is_heard = True
+        self.sender.begin_read()
         try:
             self._reader.read(data)
         except FrameError as error:
@@ -198,57 +170,27 @@ class GrpcConnection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 - a bug of ours ends the connection, not the loop
             self._side.on_fault(CLIENT, error)
             self._fail(Code.INTERNAL_ERROR, "internal error")
-        self._is_read = False
-        if self._is_queued:
-            self._flush_now()
+        self.sender.end_read()
 
     # For calls
-
-    def dirty(self, call: Call) -> None:
-        """It has something to send in this turn of the loop."""
-        if not call.is_dirty:
-            call.is_dirty = True
-            self._dirty.append(call)
-            self._queue()
-
-    def blocked(self, call: Call) -> None:
-        """It has more to send than there is room for."""
-        self._blocked[call] = None
-
-    def sent(self, num_bytes: int) -> None:
-        """So much of a call leaves now."""
-        self.send_window -= num_bytes
-        self.room -= num_bytes
-
-    def hasten(self) -> None:
-        """What was made leaves now, if nothing else comes of what is read: it is one write still.
-
-        Whoever says the last word of a request need not account for it first.
-        """
-        if self._is_read and self.is_end_of_read:
-            self._flush_now()
 
     def gone(self, call: Call) -> None:
         """It is over."""
         if self.calls.pop(call.number, None) is not None:
             self._side.num_calls -= 1
-        self._blocked.pop(call, None)
+        self.sender.gone(call)
         if call.has_begun:
             self._waste.num_answered += 1
-        if self._is_calmed:
-            self._queue()
+        self._close_if_calmed()
 
-    def write(self, data: bytes) -> None:
-        """Have frames leave with this turn of the loop."""
-        self._out.append(data)
-        self._queue()
+    def guarded(self, call: Call, step: Callable[[], None]) -> None:
+        """Do something for a call: if that is a bug, it fails alone."""
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - a bug in one call
+            self._crashed(call, error)
 
     # For the server
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether calls are under way."""
-        return bool(self.calls)
 
     def say_goodbye(self, code: int = Code.NO_ERROR) -> None:
         """New calls are for another server; those that there are go on.
@@ -256,14 +198,15 @@ class GrpcConnection(asyncio.Protocol):
         What the client began before it knew is a call like others: it is not answered twice, and
         a gateway would fail it (RFC 9113, 6.8).
         """
-        self.write(go_away(MAX_WINDOW, code) + frame(Kind.PING, 0, 0, GOODBYE))
+        self.sender.write(go_away(MAX_WINDOW, code) + frame(Kind.PING, 0, 0, GOODBYE))
 
     def leave(self) -> None:
         """Take no new calls from here on."""
         if not self.is_left:
             self.is_left = True
             code = Code.ENHANCE_YOUR_CALM if self._is_calmed else Code.NO_ERROR
-            self.write(go_away(self._last_stream, code))
+            self.sender.write(go_away(self._last_stream, code))
+            self._close_if_calmed()
 
     def shut_down(self) -> None:
         """Calls end now."""
@@ -275,58 +218,16 @@ class GrpcConnection(asyncio.Protocol):
     def close(self) -> None:
         """Close once all has left that was written."""
         self.is_closing = True
-        if self._transport is not None:
-            self.flush()
-        if self._transport is not None:
-            self._transport.close()
+        transport = self.sender.transport
+        if transport is not None:
+            self.sender.flush()
+            transport.close()
 
     def abort(self) -> None:
         """Close at once."""
         self.is_closing = True
-        if self._transport is not None:
-            self._transport.abort()
-
-    def flush(self) -> None:
-        """Hand what there is to the transport: the turn of the loop is over."""
-        self._is_queued = False
-        out, self._out = self._out, []
-        dirty, self._dirty = self._dirty, []
-        transport = self._transport
-        if self._is_full and transport is not None:
-            self.room = max(0, MAX_WRITE_BYTES - transport.get_write_buffer_size())
-        else:
-            self.room = MAX_WRITE_BYTES
-        for call in dirty:
-            frames = call.flush()
-            if frames:
-                out.append(frames)
-        if transport is None or transport.is_closing():
-            return
-        if out:
-            transport.write(out[0] if len(out) == 1 else b"".join(out))
-            if transport.get_write_buffer_size() > MAX_UNTAKEN_BYTES:
-                self.abort()
-            elif self._blocked and not self.room and not self._is_full:
-                self._unblock()  # the socket has taken all at once: there will be no word of it
-        if self._is_calmed and self.is_left and not self.calls:
-            self.is_closing = True
-            transport.close()
-
-    def _flush_now(self) -> None:
-        """What one read has made leaves with it, not a turn of the loop later.
-
-        Other connections' writes are no fewer for it: each is another thread's of a gateway.
-        """
-        try:
-            self.flush()
-        except Exception as error:  # noqa: BLE001 - as for what the outbox flushes
-            self._side.on_fault(WRITE, error)
-
-    def _queue(self) -> None:
-        if not self._is_queued:
-            self._is_queued = True
-            if not self._is_read:
-                self._side.outbox.add(self)
+        if self.sender.transport is not None:
+            self.sender.transport.abort()
 
     # What comes
 
@@ -349,9 +250,9 @@ class GrpcConnection(asyncio.Protocol):
         self._last_stream = stream
         side = self._side
         # Each connection may have one call, however many others have: probes come by their own.
-        is_full = side.num_calls >= side.max_calls and self.calls
+        is_full = bool(self.calls) and side.num_calls >= side.max_calls
         if is_full or self.is_left:
-            self.write(reset(stream, Code.REFUSED_STREAM))
+            self.sender.write(reset(stream, Code.REFUSED_STREAM))
             self._came_to_nothing(monotonic())
             return
         call = self.calls[stream] = Call(self, stream)
@@ -369,7 +270,7 @@ class GrpcConnection(asyncio.Protocol):
         """Some of a call's messages, ``num_bytes`` with their padding. Raises ``FrameError``."""
         self._uncredited_bytes += num_bytes
         if self._uncredited_bytes >= _CREDIT_BYTES:
-            self.write(window_update(0, self._uncredited_bytes))
+            self.sender.write(window_update(0, self._uncredited_bytes))
             self._uncredited_bytes = 0
         call = self.calls.get(stream)
         if call is None:
@@ -398,32 +299,27 @@ class GrpcConnection(asyncio.Protocol):
             if call is None:
                 return
             call.send_credit += more
-            if not more or self.call_window + call.send_credit > MAX_WINDOW:
+            if not more or self.sender.call_window + call.send_credit > MAX_WINDOW:
                 self.guarded(call, call.cancel)
-                self.write(reset(stream, Code.FLOW_CONTROL_ERROR))
+                self.sender.write(reset(stream, Code.FLOW_CONTROL_ERROR))
                 self._left_early(call)
-            elif call in self._blocked:
-                del self._blocked[call]
-                self.dirty(call)
+            else:
+                self.sender.unblock_one(call)
             return
-        self.send_window += more
-        if not more or self.send_window > MAX_WINDOW:
+        self.sender.send_window += more
+        if not more or self.sender.send_window > MAX_WINDOW:
             raise FrameError(Code.FLOW_CONTROL_ERROR, "the window is too large")
-        self._unblock()
+        self.sender.unblock()
 
     def on_settings(self, call_window: int | None, max_frame_bytes: int | None) -> None:
         """What a call may be sent at first, and in one frame; None: as before."""
-        if max_frame_bytes is not None:
-            self.max_frame_bytes = min(max_frame_bytes, _MAX_PEER_FRAME_BYTES)
-        if call_window is not None:
-            self.call_window = call_window
-        self.write(SETTINGS_ACK)
-        self._unblock()
+        self.sender.write(SETTINGS_ACK)
+        self.sender.takes(call_window, max_frame_bytes)
 
     def on_ping(self, payload: bytes, *, is_answer: bool) -> None:
         """Its client asks whether we live, or answers what we have asked."""
         if not is_answer:
-            self.write(frame(Kind.PING, Flag.ACK, 0, payload))
+            self.sender.write(frame(Kind.PING, Flag.ACK, 0, payload))
         elif payload == GOODBYE and (self._side.is_stopping or self._is_calmed):
             self.leave()
 
@@ -432,13 +328,13 @@ class GrpcConnection(asyncio.Protocol):
     def _half_closed(self, call: Call) -> None:
         call.half_close()
         if not call.is_over and call.handler is None:
-            self.dirty(call)
+            self.sender.dirty(call)
 
-    def _unblock(self) -> None:
-        blocked, self._blocked = self._blocked, {}
-        for call in blocked:
-            if not call.is_over:
-                self.dirty(call)
+    def _close_if_calmed(self) -> None:
+        """What it wastes was too much, and nothing of others is under way any more."""
+        if self._is_calmed and self.is_left and not self.calls:
+            self.is_closing = True
+            self.sender.close()
 
     def _left_early(self, call: Call) -> None:
         """Its client does not want it any more: has it ever?"""
@@ -461,13 +357,6 @@ class GrpcConnection(asyncio.Protocol):
             LOGGER.warning("connection left peer=%s: too many streams reset", self.peer.decode())
             self.say_goodbye(Code.ENHANCE_YOUR_CALM)
 
-    def guarded(self, call: Call, step: Callable[[], None]) -> None:
-        """Do something for a call: if that is a bug, it fails alone."""
-        try:
-            step()
-        except Exception as error:  # noqa: BLE001 - a bug in one call
-            self._crashed(call, error)
-
     def _crashed(self, call: Call, error: Exception) -> None:
         """A bug of ours, in what was done for one call: it fails alone."""
         self._side.on_fault(CLIENT, error)
@@ -475,11 +364,11 @@ class GrpcConnection(asyncio.Protocol):
             call.cancel()
         except Exception as another:  # noqa: BLE001 - nor is a second one the connection's
             self._side.on_fault(CLIENT, another)
-        self.write(reset(call.number, Code.INTERNAL_ERROR))
+        self.sender.write(reset(call.number, Code.INTERNAL_ERROR))
 
     def _fail(self, code: int, why: str) -> None:
         """Nothing that follows could be trusted; nor does a call wait until the socket is gone."""
-        self.write(go_away(self._last_stream, code, why.encode("ascii", "replace")))
+        self.sender.write(go_away(self._last_stream, code, why.encode("ascii", "replace")))
         for call in list(self.calls.values()):
             self.guarded(call, call.cancel)
         self.close()
