@@ -176,7 +176,7 @@ def test_no_reports_of_replicas_that_there_are_can_either(said):
             group.receive("b", data, secret=None, now_seconds=now)
         if beside == "read":
             for ledger in ledgers(group):
-                here.apply_reading(ledger, reading_at(now))
+                here.apply_reading(ledger, empty(now))
         elif beside == "leave" and "r1" in here.backends:
             here.remove("r1")
         elif beside == "come" and "r1" not in here.backends:
