@@ -297,7 +297,8 @@ class Call:
     def _hold(self, data: bytes) -> bool:
         """Keep some of a message whose end has not come; False: there is no room for it."""
         size, handler, budget = len(data), self.handler, self._connection.budget
-        if handler is not None and handler.is_answering and not budget.is_unsent_over:
+        is_answering = handler is not None and handler.is_answering
+        if is_answering and not budget.is_unsent_over:
             budget.add_unsent(size)
             self._answer_bytes += size
         elif not budget.take(size, len(self._partial) + size):
@@ -308,7 +309,8 @@ class Call:
             return False
         else:
             self._body_bytes += size
-            budget.slow(self)
+            if not is_answering:
+                budget.slow(self)
         self._partial += data
         return True
 
