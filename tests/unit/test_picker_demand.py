@@ -9,6 +9,7 @@ from cluster_stub import cluster_stub
 from gateway_rig import Gateway, Stream
 from memroute_operator.readings.router_metrics import RouterMetrics as Readings
 from memroute_operator.readings.router_metrics import arrivals_of
+from memroute_router.http.client import Endpoint
 from memroute_router.metrics.exported import RouterMetrics
 from picker_fleet import asleep_fleet
 from router_rig import body, until
@@ -75,7 +76,7 @@ async def test_a_request_that_waits_for_a_modeldeployment_goes_to_a_replica_that
         await until(lambda: read(rig.pools)[1][GREEN])
         (green,) = [one.info for one in rig.replicas if one.info.deployment == "green"]
         for name, of in (("blue-1", "blue"), ("green-1", "green")):
-            endpoint = replace(green.endpoint, host="10.0.2.1" if of == "green" else "10.0.2.2")
+            endpoint = Endpoint("10.0.2.1" if of == "green" else "10.0.2.2", 8000)
             info = replace(
                 green, pod=name, uid=name, deployment=of, endpoint=endpoint, is_routable=True,
                 sleep=None,
