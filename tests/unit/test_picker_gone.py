@@ -44,6 +44,8 @@ async def test_what_a_gateway_has_asked_for_ends_with_its_machine(answers):
         assert not rig.replicas[0].health.is_out
         assert not rig.replicas[1].health.is_out
         assert connection not in rig.router.grpc.deadlines._watched
+        page = rig.router.metrics.render().decode()
+        assert "memroute_picker_connections_silent_total 1.0" in page
 
 
 async def test_a_gateway_that_has_nothing_to_say_says_that_it_lives():

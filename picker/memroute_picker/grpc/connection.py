@@ -150,7 +150,8 @@ class GrpcConnection(asyncio.Protocol):
                 self.sender.write(frame(Kind.PING, 0, 0, ALIVE))
             self.deadline_at = monotonic() + SILENT_SECONDS
             return
-        if self.calls:
+        if self._is_asked and not self.is_closing:
+            self._side.num_silent += 1
             LOGGER.warning(
                 "connection lost peer=%s calls=%d: nothing is heard of it",
                 self.peer.decode(), len(self.calls),

@@ -73,6 +73,11 @@ class GrpcServer:
         return self._side.num_calmed
 
     @property
+    def num_silent(self) -> int:
+        """Connections that were closed because nothing was heard of their clients any more."""
+        return self._side.num_silent
+
+    @property
     def is_stopping(self) -> bool:
         """Whether no new calls are taken."""
         return self._side.is_stopping

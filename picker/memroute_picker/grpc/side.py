@@ -48,4 +48,6 @@ class ServerSide:
         """Calls that are under way."""
         self.num_calmed = 0
         """Connections that are left because too many of their streams came to nothing."""
+        self.num_silent = 0
+        """Connections that were closed because nothing was heard of their clients any more."""
         self.is_stopping = False
