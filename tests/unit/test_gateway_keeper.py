@@ -132,9 +132,7 @@ async def test_what_was_refused_is_told_no_longer_than_it_is_so():
         cluster.change("inferencepools", KEY, lambda pool: pool["metadata"].pop("labels"))
         await step(keeper, cluster)
         assert keeper.view(asking()).condition[1] == "PoolRefused"
-        cluster.change(
-            "inferencepools", KEY, lambda pool: pool["metadata"].update(labels=labels)
-        )
+        cluster.change("inferencepools", KEY, lambda pool: pool["metadata"].update(labels=labels))
         await step(keeper, cluster)
         assert keeper.view(asking()).condition[1] == "NoGateway"
         assert keeper.next_due_seconds(clock.now) is None

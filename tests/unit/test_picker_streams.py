@@ -88,7 +88,8 @@ async def test_whatever_ends_a_stream_ends_its_lease(how, how_far):
         await until(lambda: not rig.router.grpc.num_calls)
         assert rig.num_leases == rig.reserved == 0
         assert rig.router.grpc.budget.held_bytes == 0
-        assert not rig.router.grpc.deadlines._watched
+        assert not rig.router.grpc.budget._slow
+        assert rig.router.grpc.deadlines._watched <= rig.router.grpc._side.connections
 
 
 async def test_a_request_without_room_waits_and_has_its_turn():
