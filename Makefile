@@ -89,8 +89,12 @@ NATIVE := .native-tests
 native-test: $(NATIVE)/.built ## tests of router, picker and engine model on compiled modules (part of test; NATIVE=.native: the optimised)
 	@PYTHONPATH=$(NATIVE) MEMROUTE_EXPECT_NATIVE=$(NATIVE) $(BIN)/pytest -q -p no:cacheprovider $(PARALLEL) $(NATIVE_TESTS) $(ARGS)
 
+# Each worker has a control plane of its own, for whole files: its tests wait more than they compute, and two
+# would leave a third of two cores idle. First what is long, last what is short.
+CONTROL_PLANES ?= -n 3 --dist loadfile --no-loadscope-reorder
+ON_CONTROL_PLANES := tests/e2e tests/cluster tests/contract
 cluster: binaries ## contract, cluster and end-to-end tests, on a real control plane
-	@$(BIN)/pytest tests/contract tests/cluster tests/e2e $(ARGS)
+	@$(BIN)/pytest $(CONTROL_PLANES) $(ON_CONTROL_PLANES) $(ARGS)
 
 prometheus: binaries .venv-grafana/.installed ## a real Prometheus on an emulated fleet: every query has data, 21 alerts drilled; Grafana's types (opt-in: eight minutes)
 	@MEMROUTE_GRAFANA_PYTHON=.venv-grafana/bin/python $(BIN)/pytest -p no:cacheprovider tests/prometheus tests/contract/test_alerts.py $(ARGS)
@@ -127,10 +131,6 @@ disruptions: binaries ## all nodes silent, drains, a failing webhook, each for t
 rollouts: binaries ## rollouts under load in both modes, on a free and a full cluster, one by one (opt-in: 6 minutes)
 	@MEMROUTE_ROLLOUT_PAIRS=1 $(BIN)/pytest -s tests/cluster/test_rollout_pairs.py $(ARGS)
 
-# Tests with control planes of their own: they run beside those that share one, which is a third faster on two cores.
-APART := $(addprefix tests/,contract/test_openapi.py contract/test_alerts.py cluster/test_disruptions.py \
-  cluster/test_dead_node.py cluster/test_odd_nodes.py cluster/test_upgrade.py e2e)
-
 # Random tests and simulations at their full sizes: `make check` tries a part (tests/support/sizes.py).
 # What is built (on one core, or waiting for the network) is built beside the tests that need none of
 # it, and gives way to them. Compiled modules are tried at the part: at full size their source has been.
@@ -140,9 +140,7 @@ test: $(STAMP) ## everything: check, slow, the compiled modules, then contract, 
 	  $(MAKE) --no-print-directory check CHECKED='tests/unit tests/programs tests/simulation'; tests=$$?; \
 	  wait $$built && exit $$tests
 	@MEMROUTE_FULL_SIZES= $(MAKE) --no-print-directory native-test
-	@$(BIN)/pytest -p no:cacheprovider --durations=10 $(APART) $(ARGS) > $(VENV)/apart.txt 2>&1 & apart=$$!; \
-	  $(BIN)/pytest --durations=10 tests/contract tests/cluster $(addprefix --ignore=,$(APART)) $(ARGS); shared=$$?; \
-	  wait $$apart; apart=$$?; cat $(VENV)/apart.txt; exit $$((shared + apart))
+	@$(BIN)/pytest $(CONTROL_PLANES) --durations=25 $(ON_CONTROL_PLANES) $(ARGS)
 
 images-test: $(STAMP) ## each step of the Dockerfile in an empty root, the images' programs started in it (opt-in: as root, ten minutes)
 	@$(BIN)/pytest -q -p no:cacheprovider tests/images $(ARGS)

@@ -72,13 +72,12 @@ SLOW_FOLDERS = {"programs", "simulation"}
 
 
 def pytest_collection_modifyitems(items):
-    """`make slow` takes whole folders too. What looks back on the whole run comes last."""
+    """`make slow` takes whole folders too."""
     for item in items:
         if item.path.parent.name in SLOW_FOLDERS:
             item.add_marker("slow")
         if item.path.parent.name in CLUSTER_FOLDERS and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(CLUSTER_SECONDS))
-    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
 
 
 def pytest_collection_finish():
@@ -127,13 +126,21 @@ def hub():
 
 @pytest.fixture(scope="session")
 def cluster(repository, helm, hub):
-    """The one control plane of a test run, with emulated nodes, memroute installed by Helm."""
+    """A worker's control plane, with emulated nodes, memroute installed by Helm.
+
+    At the end no program may have asked it for what its rights do not allow.
+    """
     from cluster_support import installed_cluster
+    from rights_used import Used
 
     chart = repository / "helm" / "memroute"
     arguments = [*OPERATOR_ARGS, f"--hub-endpoint={hub.url}", "--allowed-host-path=/var/cache"]
     with installed_cluster(TEST_FLEET, helm, chart, arguments) as it:
         yield it
+        for program in ("operator", "router"):
+            used = Used(it, program)
+            used.look()
+            assert used.refused == [], f"the {program} may not do what it tried"
 
 
 @pytest.fixture(scope="session")

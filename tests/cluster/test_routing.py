@@ -13,17 +13,10 @@ from cluster_support import (
     condition,
     pod_names,
     pods_of,
-    program_address,
     wait_condition,
     wait_ready,
 )
 from router_load import Load, operations_url, router_metric
-
-
-@pytest.fixture
-def router_url(cluster):
-    return f"http://{program_address(cluster, 'router')}:8000"
-
 
 # Of a stream that takes some five seconds.
 LONG_TOKENS = 1500
