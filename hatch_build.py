@@ -56,9 +56,9 @@ MODULES = (
     )),
     *(f"memroute_picker/{name}.py" for name in (
         "grpc/call", "grpc/connection", "grpc/frames", "grpc/hpack", "grpc/huffman",
-        "grpc/reading", "grpc/side", "grpc/waste", "health", "picking/asking", "picking/attempt",
-        "picking/claims", "picking/exchange", "picking/fallbacks", "picking/heads",
-        "picking/passing", "picking/process", "picking/request", "picking/side",
+        "grpc/reading", "grpc/sending", "grpc/side", "grpc/waste", "health", "picking/asking",
+        "picking/attempt", "picking/claims", "picking/exchange", "picking/fallbacks",
+        "picking/heads", "picking/passing", "picking/process", "picking/request", "picking/side",
         "picking/telling", "protocol/answers", "protocol/incoming", "protocol/names",
         "protocol/wire",
     )),

@@ -44,3 +44,8 @@ class PickerCollector(Collector):
             "Connections of gateways that were left because too many streams came to nothing.",
             value=self._server.num_calmed,
         )
+        yield CounterMetricFamily(
+            "memroute_picker_connections_silent",
+            "Connections that were closed because nothing came of their gateways, nor an answer.",
+            value=self._server.num_silent,
+        )

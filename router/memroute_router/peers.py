@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Final
 
 from memroute.traffic.peers import Dropped, PeerGroup, encode_datagrams
-from memroute_kube import PODS, KubernetesClient, watch_forever
-from memroute_kube.shapes import mapping
+from memroute_kube import PODS, KubeObject, KubernetesClient, watch_forever
+from memroute_kube.resources import object_key
+from memroute_kube.shapes import OddObjectError, mapping
+from memroute_router.discovery.kube_objects import pod_address
 from memroute_router.peer_addresses import Address
 
 LOGGER = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ RESOLVE_SECONDS: Final = 5.0
 # Before a port that is taken is tried again.
 RETRY_SECONDS: Final = 5.0
 MIN_SECRET_BYTES: Final = 16
+# Of pods that run no more, and will not again. Source: the Kubernetes API.
+_ENDED_PHASES: Final = frozenset({"Succeeded", "Failed"})
 
 
 class PeerSecretError(Exception):
@@ -258,12 +262,30 @@ async def follow_pods(
     addresses: dict[str, Address] = {}
     async for event in watch_forever(client, PODS, namespace, label_selector=selector):
         if event.object is not None:
-            address = mapping(event.object.get("status")).get("podIP")
-            if event.type == "UPSERT" and isinstance(address, str) and address:
+            address = _address_of(event.object) if event.type == "UPSERT" else None
+            if address is not None:
                 addresses[event.key] = (address, port)
             else:
                 addresses.pop(event.key, None)
-        link.set_addresses("pods", addresses.values())
+        if not event.is_listed:  # of a list once, when it is there: who is not in it yet stays
+            link.set_addresses("pods", addresses.values())
+
+
+def _address_of(pod: KubeObject) -> str | None:
+    """Where a pod's router hears; None: it has no address yet, or has ended.
+
+    What has ended stays an object, with the address that somebody else may have by now (pods that
+    were evicted, for weeks). It would count as a router that is not heard: for its part of what
+    tenants may take.
+    """
+    status = mapping(pod.get("status"))
+    if status.get("phase") in _ENDED_PHASES:
+        return None
+    try:
+        return pod_address(status.get("podIP"))
+    except OddObjectError as error:
+        LOGGER.warning("peer left out pod=%s reason=%s", object_key(pod), error)
+        return None
 
 
 def _name(host: str, port: int) -> str:

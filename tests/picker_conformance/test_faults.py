@@ -20,16 +20,16 @@ def ours(request, engines, endpoints, model, tmp_path):  # noqa: ARG001 - they r
         pytest.skip("of memroute's own picker")
     ops = free_port()
 
-    def reserved():
+    def reserved(family="requests_in_flight"):
         url = f"http://127.0.0.1:{ops}/metrics"
         with urllib.request.urlopen(url, timeout=30) as page:
             text = page.read().decode()
-        found = re.findall(r"(?m)^memroute_router_requests_in_flight\{.*\} (\S+)$", text)
+        found = re.findall(rf"(?m)^memroute_router_{family}\{{.*\}} (\S+)$", text)
         assert found, text[:2000]
         return sum(map(float, found))
 
-    def start(port=None, how=memroute):
-        return how(tmp_path, endpoints, model, "--ops-port", str(ops), port=port)
+    def start(port=None, how=memroute, flags=()):
+        return how(tmp_path, endpoints, model, "--ops-port", str(ops), *flags, port=port)
 
     return start, reserved
 
@@ -113,6 +113,21 @@ def test_an_engine_that_resets_in_the_middle_of_an_answer(ours, prompt, modes):
             client.close()
         until(lambda: reserved() == 0)
         assert post(envoy, prompt()).status == 200
+
+
+def test_a_client_that_reads_no_further_costs_no_replica_its_health(ours, prompt):
+    """Envoy stops reading the engine for it, and the picker sees what it would of a stall."""
+    start, reserved = ours
+    with (
+        start(flags=("--stalled-engine-seconds", "1")) as picker,
+        Envoy(picker, free_port(), DUPLEX) as envoy,
+    ):
+        client = begun(envoy, prompt(), f"bytes={256 * 1024**2}")
+        until(lambda: reserved("requests_in_flight") == 1)
+        until(lambda: reserved("requests_in_flight") == 0, 60.0)
+        assert reserved("replica_avoided") == 0
+        assert not is_whole(client)
+        client.close()
 
 
 def test_a_picker_that_hangs_is_found_out(ours, prompt):

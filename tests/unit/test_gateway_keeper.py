@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from cluster_stub import cluster_stub
+from cluster_stub import cluster_stub, refuse
 from memroute_operator.actions.lanes import Lanes
 from memroute_operator.gateway.keeper import MAX_REPAIR_SECONDS, GatewayKeeper
 from memroute_operator.metrics import OperatorMetrics
@@ -119,6 +119,23 @@ async def test_what_is_wanted_otherwise_is_written_at_once():
         assert cluster.count("PATCH", "inferencepools") == before + 1
         pool = cluster.objects["inferencepools"][KEY]
         assert pool["spec"]["endpointPickerRef"]["failureMode"] == "FailOpen"
+
+
+async def test_what_was_refused_is_told_no_longer_than_it_is_so():
+    """Somebody wrote by hand what the API server had refused: the pool would be called refused."""
+    async with kept() as (keeper, cluster, clock):
+        await step(keeper, cluster)
+        cluster.fault = lambda call: (
+            refuse(422, "Invalid", "a webhook says no") if call.method == "PATCH" else None
+        )
+        labels = dict(cluster.objects["inferencepools"][KEY]["metadata"]["labels"])
+        cluster.change("inferencepools", KEY, lambda pool: pool["metadata"].pop("labels"))
+        await step(keeper, cluster)
+        assert keeper.view(asking()).condition[1] == "PoolRefused"
+        cluster.change("inferencepools", KEY, lambda pool: pool["metadata"].update(labels=labels))
+        await step(keeper, cluster)
+        assert keeper.view(asking()).condition[1] == "NoGateway"
+        assert keeper.next_due_seconds(clock.now) is None
 
 
 async def test_all_pods_are_gone_through_only_when_some_have_changed():

@@ -24,6 +24,7 @@ from memroute.traffic.peers import (
     encode_report,
 )
 from memroute.traffic.peers.group import SILENT_SECONDS
+from memroute.traffic.peers.open_requests import OpenRequests
 from memroute.traffic.peers.reports import (
     AnsweredReport,
     EndedReport,
@@ -123,6 +124,67 @@ def test_no_datagram_can_make_a_router_fail(secret):
 def test_no_bytes_behind_a_good_header_can_either(body, secret):
     header = struct.pack(">2sBBQQ", b"mr", 1, 0, 5, 5)
     assert isinstance(decode_datagram(header + body, secret=secret), Datagram | Malformed)
+
+
+NUMBERS = st.integers(0, 600)
+REPLICAS = st.sampled_from([text_key("r0"), text_key("r1"), 7])
+OF_KNOWN_REPLICAS = st.one_of(
+    st.builds(
+        SentReport, NUMBERS, REPLICAS, prompt_tokens=U32, work_tokens=U32,
+        expected_output_tokens=U32, num_sequences=st.integers(0, 65_535),
+        is_stream=st.booleans(), session=st.integers(0, 2),
+        tokens_per_block=st.sampled_from([0, 1, 256]),
+        prefix=st.lists(st.integers(0, 9), max_size=5).map(tuple),
+    ),
+    st.builds(
+        MoreKeys, REPLICAS, tokens_per_block=st.sampled_from([0, 1, 256]),
+        prefix=st.lists(st.integers(0, 9), max_size=5).map(tuple),
+    ),
+    st.builds(ServedReport, st.integers(0, 2), REPLICAS, num_tokens=U32),
+    st.builds(AnsweredReport, NUMBERS, is_seen=st.booleans()),
+    st.builds(EndedReport, NUMBERS, held_tokens=U32, is_complete=st.booleans()),
+    st.builds(
+        OpenReport, NUMBERS, NUMBERS,
+        pending=st.lists(NUMBERS, max_size=4).map(tuple),
+        answered=st.lists(NUMBERS, max_size=4).map(tuple),
+    ),
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@settings(max_examples=tries(60, 300))
+@given(
+    said=st.lists(
+        st.tuples(
+            OF_KNOWN_REPLICAS, st.integers(1, 2), st.sampled_from([0.0, 0.01, 0.3, 5.0]),
+            st.sampled_from(["", "", "", "read", "leave", "come", "tick"]),
+        ),
+        max_size=40,
+    )
+)  # fmt: skip
+def test_no_reports_of_replicas_that_there_are_can_either(said):
+    """In whatever order, of whatever size, from a peer that starts again while replicas go."""
+    here = fleet()[0]
+    group, now = here.peers, 1.0
+    known = ledgers(group)
+    for number, (report, incarnation, seconds, beside) in enumerate(said):
+        now += seconds
+        for data in datagrams(report, incarnation=incarnation, first=number):
+            group.receive("b", data, secret=None, now_seconds=now)
+        if beside == "read":
+            for ledger in ledgers(group):
+                here.apply_reading(ledger, empty(now))
+        elif beside == "leave" and "r1" in here.backends:
+            here.remove("r1")
+        elif beside == "come" and "r1" not in here.backends:
+            here.add(Backend(here.ledger("r1", promised_capacity_tokens=5_000)))
+            known.append(here.backends["r1"].ledger)
+        elif beside == "tick":
+            group.tick(now_seconds=now)
+        num_open = len(group.peers["b"].open)
+        assert num_open == sum(len(ledger.peer_leases) for ledger in known)
+    group.set_peers(set(), now_seconds=now)
+    assert not any(ledger.peer_leases or ledger.num_pending for ledger in known)
 
 
 @pytest.mark.parametrize("secret", [None, SECRET])
@@ -327,6 +389,28 @@ def test_what_is_lost_for_good_is_mended_by_the_next_list_of_open_requests():
     pending = [there.backends[name].ledger.num_pending for name in ("r0", "r1")]
     assert sum(pending) == 1
     assert sum(len(there.backends[name].ledger.peer_leases) for name in ("r0", "r1")) == 2
+
+
+@given(
+    steps=st.lists(st.tuples(st.booleans(), st.integers(0, 700)), min_size=20, max_size=60),
+    first=st.integers(0, 700),
+    last=st.one_of(st.integers(0, 700), st.just(2**64 - 1)),
+)
+def test_requests_of_a_range_are_those_that_a_look_at_all_would_find(steps, first, last):
+    plain, kept = {}, OpenRequests()
+    for is_begun, number in steps:
+        if not is_begun:
+            assert kept.pop(number) == plain.pop(number, None)
+        elif number not in kept:
+            kept.add(number, f"request {number}")
+            plain[number] = f"request {number}"
+        assert len(kept) == len(plain)
+        assert kept.get(number) == plain.get(number)
+    wanted = {number: each for number, each in plain.items() if first <= number <= last}
+    assert dict(kept.between(first, last)) == wanted
+    assert set(kept.values()) == set(plain.values())
+    kept.clear()
+    assert not kept
 
 
 def test_a_peer_that_is_silent_or_gone_counts_for_nothing():

@@ -9,6 +9,7 @@ from cluster_stub import cluster_stub
 from gateway_rig import Gateway, Stream
 from memroute_operator.readings.router_metrics import RouterMetrics as Readings
 from memroute_operator.readings.router_metrics import arrivals_of
+from memroute_router.http.client import Endpoint
 from memroute_router.metrics.exported import RouterMetrics
 from picker_fleet import asleep_fleet
 from router_rig import body, until
@@ -61,6 +62,28 @@ async def test_a_modeldeployment_without_replicas_is_asked_for_by_its_pool_alone
             assert read(rig.pools)[0] == {BLUE: 1, GREEN: 0}
             assert (await asked("green")).endpoint == "10.0.1.2:8000"
             assert read(rig.pools)[0] == {BLUE: 1, GREEN: 1}
+
+
+async def test_a_request_that_waits_for_a_modeldeployment_goes_to_a_replica_that_comes_for_it():
+    """It had asked for the replicas that there were: what was scaled up for it served others."""
+    async with (
+        cluster_stub() as (cluster, client),
+        asleep_fleet(cluster, client) as rig,
+        Gateway(rig.port) as gateway,
+    ):
+        stream = Stream(gateway, called=CALLED["green"])
+        stream.ask(body(model="chat"))
+        await until(lambda: read(rig.pools)[1][GREEN])
+        (green,) = [one.info for one in rig.replicas if one.info.deployment == "green"]
+        for name, of in (("blue-1", "blue"), ("green-1", "green")):
+            endpoint = Endpoint("10.0.2.1" if of == "green" else "10.0.2.2", 8000)
+            info = replace(
+                green, pod=name, uid=name, deployment=of, endpoint=endpoint, is_routable=True,
+                sleep=None,
+            )  # fmt: skip
+            rig.router.on_upsert(rig.pools.upsert_replica(info))
+            rig.trust_all()
+        assert (await stream.next()).endpoint == "10.0.2.1:8000"
 
 
 async def test_tokens_that_wait_are_counted_with_their_requests():

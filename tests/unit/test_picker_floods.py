@@ -6,14 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway_rig import BUFFERED, DUPLEX, NONE, STREAMED, Stream, picker
+from gateway_rig import BUFFERED, DUPLEX, NONE, STREAMED, Gateway, Stream, picker
 from gateway_rig import headers as head_of
 from gateway_wire import Socket, frames_of, nothing_is_held, wired_up
-from memroute_picker.grpc.connection import MAX_WRITE_BYTES, GrpcConnection
-from memroute_picker.grpc.frames import Code, Flag, Kind, frame, window_update
+from memroute_picker.grpc.connection import GrpcConnection
+from memroute_picker.grpc.frames import PREFACE, Code, Flag, Kind, frame, window_update
 from memroute_picker.grpc.frames import settings as settings_of
 from memroute_picker.grpc.reading import MAX_BLOCK_BYTES
-from memroute_picker.protocol.names import HEALTH_WATCH_PATH
+from memroute_picker.grpc.sending import MAX_WRITE_BYTES
+from memroute_picker.protocol.names import HEALTH_CHECK_PATH, HEALTH_WATCH_PATH
 from memroute_picker.protocol.wire import field as wired
 from router_rig import CHUNK, body, until
 from sizes import tries
@@ -203,7 +204,7 @@ class Counted(dict):
 
 
 async def test_a_setting_that_is_said_a_thousand_times_is_one_change():
-    """64 KiB of settings would else be eleven thousand changes of every call."""
+    """15 bytes a time would else be changes of every call: some ten thousand, for one gateway."""
     async with wired_up() as (_, wire, _socket):
         stream = Stream(wire)
         stream.head()
@@ -211,8 +212,119 @@ async def test_a_setting_that_is_said_a_thousand_times_is_one_change():
         call = connection.calls[stream.number]
         connection.calls = counted = Counted(connection.calls)
         wire.write(settings_of([(4, size) for size in range(2000, 3001)]))
-        assert counted.num_looks <= 1
-        assert call.send_window == 3000
+        wire.write(b"".join(settings_of([(4, size)]) for size in range(2000, 3001)))
+        assert counted.num_looks == 0
+        assert connection.sender.call_window + call.send_credit == 3000
+
+
+async def test_a_smaller_window_counts_for_what_was_sent_before():
+    """It may fall below nothing (RFC 9113, 6.9.2): nothing is sent until it is above that again."""
+    async with wired_up() as (_, wire, socket):
+        wire.write(settings_of([(4, 100)]))
+        stream = Stream(wire)
+        stream.ask(body(pad="x" * 500))
+        await asyncio.sleep(0)
+
+        def num_sent():
+            frames = frames_of(socket.written)
+            return sum(len(data) for kind, _, number, data in frames if kind == 0 and number)
+
+        assert num_sent() == 100
+        wire.write(settings_of([(4, 10)]))
+        wire.write(window_update(stream.number, 90))
+        await asyncio.sleep(0)
+        assert num_sent() == 100
+        wire.write(window_update(stream.number, 7))
+        await asyncio.sleep(0)
+        assert num_sent() == 107
+
+
+async def test_a_gateway_that_keeps_to_no_window_loses_its_call():
+    """Else what is sent back would pile up as fast as it comes (RFC 9113, 6.9.1)."""
+    async with wired_up(body_bytes=10**7) as (rig, wire, socket):
+        wire.write(settings_of([(4, 0)]))
+        stream, other = Stream(wire), Stream(wire)
+        stream.ask(body(stream=True))
+        other.ask(body())
+        stream.answer_head(content_type="text/event-stream")
+        for _ in range(300):
+            stream.answer_body(b"data: " + b"x" * 16_000 + b"\n\n", is_last=False)
+            await asyncio.sleep(0)
+        resets = [f for f in frames_of(socket.written) if f[0] == Kind.RST_STREAM]
+        assert [int.from_bytes(f[3], "big") for f in resets] == [Code.FLOW_CONTROL_ERROR]
+        assert resets[0][2] == stream.number
+        assert rig.num_leases == 1
+        assert rig.router.grpc.budget.unsent_bytes == 0
+
+
+async def test_calls_are_bounded_over_all_connections_and_each_may_have_one():
+    """A connection costs nothing to open; a probe that is refused would restart the picker."""
+    async with picker() as (rig, gateway):
+        rig.router.grpc._side.max_calls = 2
+        async with Gateway(rig.port) as second, Gateway(rig.port) as probe:
+            first = Stream(gateway)
+            assert (await first.routed(body())).endpoint
+            held = Stream(second)
+            assert (await held.routed(body())).endpoint
+            for connection in (gateway, second):
+                assert await Stream(connection).next() == Kind.RST_STREAM
+            number, queue = probe.call(HEALTH_CHECK_PATH)
+            probe.say(number, b"")
+            assert isinstance(await queue.get(), bytes)
+            first.cancel()
+            await until(lambda: rig.router.grpc.num_calls == 1)
+            assert (await Stream(gateway).routed(body())).endpoint
+            held.cancel()
+
+
+async def test_a_body_whose_rest_does_not_come_makes_room_for_others():
+    """One tenant could hold all the bytes by requests that it never ends; the router's cannot."""
+    async with wired_up(body_bytes=10**6, capacity=10**7) as (rig, wire, _):
+        budget = rig.router.grpc.budget
+        budget._max_bytes, budget._max_large_bytes = 900_000, 800_000
+        slow = [Stream(wire) for _ in range(3)]
+        for stream in slow[:2]:
+            stream.head()
+            stream.body(b"x" * 200_000, is_last=False)
+        slow[2].head()
+        message = wired(b"\x22", wired(b"\x0a", b"x" * 300_000))
+        data = b"\x00" + len(message).to_bytes(4, "big") + message
+        for at in range(0, 200_000, 16_000):
+            wire.write(frame(Kind.DATA, 0, slow[2].number, data[at : at + 16_000]))
+        assert budget.held_bytes > 600_000
+        late = Stream(wire)
+        late.ask(body(pad="x" * 250_000))
+        assert rig.num_leases == 0  # they may be on their way still
+        await asyncio.sleep(0)
+        budget._slow_seconds = 0.0
+        for _ in range(3):
+            Stream(wire).ask(body(pad="x" * 240_000))
+        assert rig.num_leases == 3
+        await asyncio.sleep(0)
+        assert not set(wire._connection.calls) & {s.number for s in slow}
+        told = [record.status for record in rig.router.journal.recent]
+        assert told == [503] * (len(slow) + 1)
+
+
+async def test_a_body_that_has_to_make_room_for_its_own_rest_is_refused_once():
+    """It is counted no more then, neither by its pieces nor as half a message."""
+    async with wired_up(body_bytes=10**6) as (rig, wire, _):
+        budget = rig.router.grpc.budget
+        budget._max_bytes = budget._max_large_bytes = 500_000
+        budget._slow_seconds = 0.0
+        for is_in_pieces in (True, False):
+            stream = Stream(wire)
+            stream.head()
+            if is_in_pieces:
+                for _ in range(60):
+                    stream.body(b"x" * 10_000, is_last=False)
+            else:
+                message = wired(b"\x22", wired(b"\x0a", b"x" * 700_000))
+                wire.say(stream.number, message)
+            await asyncio.sleep(0)
+            assert not wire._connection.calls
+            assert budget.held_bytes == 0
+        assert len(rig.router.journal.recent) == 2
 
 
 async def test_header_fields_have_a_bound_in_one_frame_as_in_many():
@@ -273,8 +385,11 @@ async def test_whoever_does_not_greet_is_not_waited_for():
         connection.deadline_at = 0.0
         deadlines._sweep()
         assert socket.is_closed
-    async with wired_up() as (rig, wire, socket):
-        assert not rig.router.grpc.deadlines._watched
+    async with wired_up(greets=False) as (rig, wire, socket):
+        wire.write(PREFACE[:5])
+        wire._connection.deadline_at = 0.0
+        rig.router.grpc.deadlines._sweep()
+        assert socket.is_closed
 
 
 async def test_connections_have_a_bound():

@@ -9,6 +9,7 @@ from memroute_picker.grpc.frames import PREFACE, Flag, Kind, frame, settings
 from memroute_picker.grpc.hpack import TABLE_BYTES, FieldReader, FieldsError
 from memroute_picker.grpc.huffman import HuffmanError, decode
 from memroute_picker.protocol.names import HEALTH_CHECK_PATH, HEALTH_WATCH_PATH
+from memroute_picker.protocol.wire import field as wired
 from router_rig import body, until
 
 # RFC 7541, C.3 and C.4: the same three requests, plain and coded.
@@ -201,6 +202,15 @@ async def test_health_is_told_to_those_who_ask_and_those_who_watch():
         rig.router._is_stopping = True
         async with asyncio.timeout(30):
             assert await queue.get() == b"\x08\x02"
+
+
+async def test_a_question_as_long_as_a_body_is_none():
+    """A watch keeps it for as long as it is open, and nothing counts its bytes."""
+    async with picker(body_bytes=10**6) as (rig, gateway):
+        number, queue = gateway.call(HEALTH_WATCH_PATH)
+        gateway.say(number, wired(b"\x0a", b"x" * 500_000))
+        assert (await queue.get())[0] == Kind.HEADERS
+        assert not rig.router.health.watches
 
 
 async def test_a_method_that_there_is_not_is_said_to_be_none():

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 import router_objects
-from cluster_stub import cluster_stub, refuse
+from cluster_stub import HANG, cluster_stub, refuse
 from gateway_rig import Gateway, PickerRig, Stream
 from memroute.traffic.replica import SleepPhase
 from memroute_kube.shapes import OddObjectError, name_of
@@ -48,6 +48,10 @@ def pod(name="llama-0", address="10.0.0.1", *, ready="True", **metadata):
         {}, {"selector": {"matchLabels": {}}, "targetPorts": [{"number": 1}]},
         {"selector": {"matchLabels": {"a": "b,c=d"}}, "targetPorts": [{"number": 1}]},
         {"selector": {"matchLabels": {"a": 7}}, "targetPorts": [{"number": 1}]},
+        {"selector": {"matchLabels": {"/a": "b"}}, "targetPorts": [{"number": 1}]},
+        {"selector": {"matchLabels": {"a/b/c": "d"}}, "targetPorts": [{"number": 1}]},
+        {"selector": {"matchLabels": {"a": "-b"}}, "targetPorts": [{"number": 1}]},
+        {"selector": {"matchLabels": {"a" * 64: "b"}}, "targetPorts": [{"number": 1}]},
         {"selector": {"matchLabels": {"a": "b"}}, "targetPorts": []},
         {"selector": {"matchLabels": {"a": "b"}}, "targetPorts": [{"number": 0}, 7]},
     ],
@@ -97,6 +101,7 @@ async def following(client, *named, fleet=False, flags=()):
         book=rig.router.book, objectives=rig.router.objectives,
         on_upsert=upsert, on_gone=rig.router.on_gone,
     )  # fmt: skip
+    rig.membership = membership
     task = asyncio.create_task(membership.follow())
     try:
         await until(lambda: membership.is_synced)
@@ -361,6 +366,41 @@ async def test_pools_that_may_not_be_read_or_are_no_kind_keep_no_modeldeployment
             cluster.put("pods", pod(namespace="own"))
             cluster.fault = lambda _call: None
             await until(lambda: "10.0.0.1:9" in endpoints(rig))
+
+
+async def test_a_pool_whose_pods_are_not_listed_keeps_no_picker_unready(caplog):
+    """Anybody may write a pool. Every picker would wait for it at its next start, for ever."""
+    async with cluster_stub() as (cluster, client):
+        fleet_of(cluster)
+        cluster.put("inferencepools", asking_pool())
+        is_own = {"plural": "pods", "namespace": "own"}
+        cluster.fault = lambda call: (
+            refuse(400, "BadRequest", "unable to parse requirement")
+            if {name: getattr(call, name) for name in is_own} == is_own
+            else None
+        )
+        async with following(client, fleet=True) as rig, Gateway(rig.port) as gateway:
+            assert (await Stream(gateway).routed(body(model="chat"))).endpoint == "10.0.1.1:8000"
+            await until(lambda: cluster.count("GET", "pods", namespace="own") > 2)
+            assert caplog.text.count("unable to parse requirement") == 1
+            cluster.put("pods", pod(namespace="own"))
+            cluster.fault = lambda _call: None
+            await until(lambda: "10.0.0.1:9" in endpoints(rig))
+
+
+async def test_a_pool_that_comes_or_changes_makes_no_ready_picker_unready():
+    """A gateway takes a picker that is not ready out: every other pool would lose it, too."""
+    async with cluster_stub() as (cluster, client):
+        fleet_of(cluster)
+        async with following(client, fleet=True) as rig:
+            membership = rig.membership
+            cluster.fault = lambda call: HANG if call.namespace == "own" else None
+            cluster.put("inferencepools", asking_pool())
+            await until(lambda: cluster.count("GET", "pods", namespace="own"))
+            assert membership.is_synced
+            cluster.put("inferencepools", asking_pool(ports=(9, 10)))
+            await until(lambda: cluster.count("GET", "pods", namespace="own") > 1)
+            assert membership.is_synced
 
 
 def objective(name="batch", namespace="a", **spec):

@@ -88,7 +88,8 @@ async def test_whatever_ends_a_stream_ends_its_lease(how, how_far):
         await until(lambda: not rig.router.grpc.num_calls)
         assert rig.num_leases == rig.reserved == 0
         assert rig.router.grpc.budget.held_bytes == 0
-        assert not rig.router.grpc.deadlines._watched
+        assert not rig.router.grpc.budget._slow
+        assert rig.router.grpc.deadlines._watched <= rig.router.grpc._side.connections
 
 
 async def test_a_request_without_room_waits_and_has_its_turn():
@@ -576,3 +577,17 @@ async def test_an_engine_that_stalls_after_its_client_was_slow_is_still_found_ou
         await until(lambda: call.handler.deadline_at == NEVER)
         gateway.write(settings([(4, 2**24)]))
         await until(lambda: call.handler.deadline_at < NEVER)
+
+
+@pytest.mark.parametrize(("answers", "is_asked"), [(DUPLEX, True), (STREAMED, True), (NONE, False)])
+async def test_usage_is_asked_for_only_where_it_can_be_hidden_again(tmp_path, answers, is_asked):
+    """A client that has not asked would get an event without choices, and fail on it."""
+    limited = tenant("alice", ALICE, tokensPerMinute=10_000)
+    keys = write_keys(tmp_path / "keys.json", limited)
+    async with picker("--keys", keys) as (_, gateway):
+        stream = Stream(gateway, BUFFERED if answers == STREAMED else DUPLEX, answers)
+        stream.ask(body(stream=True), authorization=f"Bearer {ALICE}")
+        data = None
+        while not data:
+            data = (await stream.next()).body
+        assert (b"include_usage" in data) is is_asked

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster_stub import cluster_stub
 from memroute.traffic.peers import Dropped, PeerGroup
 from memroute_router.discovery.static import ConfigError, read_config
 from memroute_router.peer_addresses import parse_peer
-from memroute_router.peers import PeerLink, PeerNames, PeerSecretError, read_secret
+from memroute_router.peers import PeerLink, PeerNames, PeerSecretError, follow_pods, read_secret
 from memroute_router.settings import parse_settings
 from peer_rig import alike, heard, num_keys
 from router_rig import Engine, Rig, exchange, until, whole
@@ -258,6 +259,61 @@ async def test_names_are_resolved_and_followed():
     following.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await following
+
+
+def router_pod(name, address, **status):
+    labels = {"app": "router"}
+    return {
+        "metadata": {"namespace": "memroute", "name": name, "labels": labels},
+        "status": {"podIP": address} | status,
+    }
+
+
+async def test_pods_are_peers_from_their_address_to_their_end():
+    """One that was evicted stays an object for weeks.
+
+    It would be waited for, and have its part of every tenant's quota.
+    """
+    link = PeerLink(PeerGroup())
+    names = link.group.peers
+    async with cluster_stub() as (cluster, client):
+        cluster.put("pods", router_pod("a", "10.0.0.1"))
+        cluster.put("pods", router_pod("b", "10.0.0.2", phase="Failed"))
+        cluster.put("pods", router_pod("c", ""))
+        cluster.put("pods", router_pod("d", "router.example"))
+        task = asyncio.create_task(
+            follow_pods(link, client, namespace="memroute", selector="app=router", port=8001)
+        )
+        await until(lambda: set(names) == {"10.0.0.1:8001"})
+        assert link.group.num_alike == 1
+        cluster.put("pods", router_pod("c", "10.0.0.3"))
+        await until(lambda: set(names) == {"10.0.0.1:8001", "10.0.0.3:8001"})
+        cluster.put("pods", router_pod("a", "10.0.0.1", phase="Succeeded"))
+        await until(lambda: set(names) == {"10.0.0.3:8001"})
+        cluster.remove("pods", "memroute/c")
+        await until(lambda: not names)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_peers_stay_while_their_pods_are_listed_again():
+    """Else what they have under way would count for nothing, and they for strangers."""
+    link = PeerLink(PeerGroup())
+    async with cluster_stub() as (cluster, client):
+        for number in (1, 2):
+            cluster.put("pods", router_pod(f"r{number}", f"10.0.0.{number}"))
+        where = {"namespace": "memroute", "selector": "app=router", "port": 8001}
+        for _ in range(2):
+            before = dict(link.group.peers)
+            task = asyncio.create_task(follow_pods(link, client, **where))
+            await until(lambda: cluster.count("GET", "pods", is_watch=True) and link.group.peers)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            assert len(link.group.peers) == 2
+            assert not before or before == link.group.peers
+            cluster.calls.clear()
 
 
 @pytest.mark.parametrize(

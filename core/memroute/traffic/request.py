@@ -1,6 +1,7 @@
 """What is known of a request before an engine has seen it: above all, the tokens it will hold."""
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 # Tokens of the blocks that engines cache: what is behind the last whole one is computed again. Of
@@ -88,8 +89,9 @@ class RequestProfile:
         """0 to 1: selects one of several versions of the model; the same for a whole session."""
         self.blocks = blocks
         """Keys of its prompt's blocks as replicas cache them; empty: its tokens are unknown."""
-        self.only: frozenset[str] | None = None
-        """The replicas that it may go to, where whoever asks for it has said so; None: any."""
+        self.only: AbstractSet[str] | None = None
+        """The replicas that it may go to, where whoever asks for it has said so; None: any. They
+        may come and go while it waits."""
 
     @property
     def least_tokens(self) -> int:

@@ -174,6 +174,9 @@ class GatewayKeeper:
         now = self.clock()
         wishes = self._plan.wishes
         self._written = {key: one for key, one in self._written.items() if key in wishes}
+        for key, _ in self._failures.all_known():
+            if key not in self._plan.changes:
+                self._failures.succeeded(key)  # somebody else has put it right, or it is not asked
         for key, changes in self._plan.changes.items():
             if self._written.get(key) != wishes.get(key):
                 self._repairs.succeeded(key)

@@ -1,9 +1,9 @@
 """gRPC over HTTP/2 as a server needs it: calls come in, messages go both ways.
 
 ```text
-reading.py ──► connection.py ──► call.py (one call: messages, windows)
-(frames that come;  │  waste.py (streams that come to nothing)
- hpack.py,          │  frames.py (frames that go)
+reading.py ──► connection.py ──► call.py (one call: messages, windows) ──► sending.py
+(frames that come;  │  waste.py (streams that come to nothing)            (frames that go;
+ hpack.py,          │                                                       frames.py)
  huffman.py)   listening.py (sockets, certificates, draining), side.py (what connections share)
 ```
 

@@ -74,22 +74,23 @@ class Call:
     """One call. Owns what has come of a message, and what has not left yet."""
 
     __slots__ = (
-        "_answer_bytes", "_body_bytes", "_connection", "_end", "_partial", "_sent_of_first",
-        "_uncredited_bytes", "_unsent", "_waiting", "_waiting_bytes", "begun_at", "handler",
-        "has_begun", "is_dirty", "is_half_closed", "is_over", "number", "send_window",
+        "_answer_bytes", "_body_bytes", "_connection", "_end", "_partial", "_sender",
+        "_sent_of_first", "_uncredited_bytes", "_unsent", "_waiting", "_waiting_bytes", "begun_at",
+        "handler", "has_begun", "is_dirty", "is_half_closed", "is_over", "number", "send_credit",
     )  # fmt: skip
 
-    def __init__(self, connection: "GrpcConnection", number: int, send_window: int) -> None:
+    def __init__(self, connection: "GrpcConnection", number: int) -> None:
         self._connection = connection
+        self._sender = connection.sender
         self.number = number
-        self.send_window: int = send_window
-        """Bytes that the client takes now, of this call."""
+        self.send_credit: int = 0
+        """Bytes that the client takes now, of this call, more than of a new one."""
         self.handler: Handler | None = None
         self.is_half_closed = False
         self.is_over = False
         """Whether nothing of it is heard or told any more."""
         self.is_dirty = False
-        """Whether the connection will flush it."""
+        """Whether the sender will flush it."""
         self.begun_at = monotonic()
         """On the monotonic clock."""
         self.has_begun = False
@@ -127,22 +128,22 @@ class Call:
             return
         self._unsent.append(b"\x00" + len(message).to_bytes(4, "big"))
         self._unsent.append(message)
-        self._connection.dirty(self)
+        self._sender.dirty(self)
 
     def hasten(self) -> None:
         """What was sent leaves now, where that makes no more writes. It may end the call."""
-        self._connection.hasten()
+        self._sender.hasten()
 
     def end(self, status: int = GrpcStatus.OK, why: bytes = b"") -> None:
         """End the call once all that was sent has left."""
         if self._end is None and not self.is_over:
             self._end = status, why
-            self._connection.dirty(self)
+            self._sender.dirty(self)
 
     def reset(self, code: int = Code.CANCEL) -> None:
         """End the call at once."""
         if not self.is_over:
-            self._connection.write(reset_frame(self.number, code))
+            self._sender.write(reset_frame(self.number, code))
             self.forget()
 
     def forget(self) -> None:
@@ -156,9 +157,13 @@ class Call:
         self._connection.unsent.taken(self)
         self._connection.gone(self)
 
+    def give_up(self) -> None:
+        """Others need the room of a message whose rest does not come."""
+        self._connection.guarded(self, self._has_no_room)
+
     def abort(self) -> None:
         """What waits for the client is needed for others: break the call off."""
-        self._cancel()
+        self._connection.guarded(self, self._cancel)
         self.reset()
 
     # For the connection
@@ -166,6 +171,10 @@ class Call:
     def received(self, data: bytes, num_bytes: int) -> None:
         """Some of the client's messages, in ``num_bytes`` of its window: padding counts too."""
         self._uncredited_bytes += num_bytes
+        if self._uncredited_bytes > CALL_WINDOW_BYTES:
+            self._cancel()
+            self.reset(Code.FLOW_CONTROL_ERROR)  # RFC 9113, 6.9.1
+            return
         if self._uncredited_bytes >= _CREDIT_BYTES and not self.is_backed_up:
             self._credit()
         if self._end is not None or self.handler is None:
@@ -245,10 +254,10 @@ class Call:
 
     def _frames(self, data: bytes) -> bytes:
         """As many of the bytes as there is room for, after those that wait; the rest waits."""
-        connection = self._connection
+        connection, sender = self._connection, self._sender
         size = len(data)
-        room = min(self.send_window, connection.send_window, connection.room)
-        if not self._waiting and size <= room and size <= connection.max_frame_bytes:
+        room = min(sender.call_window + self.send_credit, sender.send_window, sender.room)
+        if not self._waiting and size <= room and size <= sender.max_frame_bytes:
             self._sent(size)
             return frame(Kind.DATA, 0, self.number, data)
         was_backed_up = self.is_backed_up
@@ -258,7 +267,7 @@ class Call:
         frames: list[bytes] = []
         while self._waiting and room > 0:
             first, at = self._waiting[0], self._sent_of_first
-            num_bytes = min(len(first) - at, room, connection.max_frame_bytes)
+            num_bytes = min(len(first) - at, room, sender.max_frame_bytes)
             frames.append(frame(Kind.DATA, 0, self.number, first[at : at + num_bytes]))
             room -= num_bytes
             self._waiting_bytes -= num_bytes
@@ -268,12 +277,12 @@ class Call:
                 self._waiting.popleft()
                 self._sent_of_first = 0
         if self._waiting:
-            connection.blocked(self)
+            sender.blocked(self)
         if was_backed_up and not self.is_backed_up:
             if self._uncredited_bytes >= _CREDIT_BYTES:
                 self._credit()
             if self.handler is not None:
-                self.handler.caught_up()
+                connection.guarded(self, self.handler.caught_up)
         if self._waiting_bytes > _COUNTED_BYTES:
             connection.unsent.wait(self, self._waiting_bytes)
         else:
@@ -282,30 +291,41 @@ class Call:
 
     def _sent(self, num_bytes: int) -> None:
         """So much leaves now."""
-        self.send_window -= num_bytes
-        self._connection.sent(num_bytes)
+        self.send_credit -= num_bytes
+        self._sender.sent(num_bytes)
 
     def _hold(self, data: bytes) -> bool:
         """Keep some of a message whose end has not come; False: there is no room for it."""
         size, handler, budget = len(data), self.handler, self._connection.budget
-        if handler is not None and handler.is_answering and not budget.is_unsent_over:
+        is_answering = handler is not None and handler.is_answering
+        if is_answering and not budget.is_unsent_over:
             budget.add_unsent(size)
             self._answer_bytes += size
-        elif budget.take(size, len(self._partial) + size):
-            self._body_bytes += size
-        else:
-            if handler is not None:
-                handler.no_room()
-            self.end(GrpcStatus.RESOURCE_EXHAUSTED, b"there is no room for the message")
-            self._cancel()
+        elif not budget.take(size, len(self._partial) + size):
+            self._has_no_room()
             return False
+        elif self.handler is None:
+            budget.give_back(size)  # to make room for it, it was itself given up
+            return False
+        else:
+            self._body_bytes += size
+            if not is_answering:
+                budget.slow(self)
         self._partial += data
         return True
+
+    def _has_no_room(self) -> None:
+        """Nothing more is taken of it."""
+        if self.handler is not None:
+            self.handler.no_room()
+        self.end(GrpcStatus.RESOURCE_EXHAUSTED, b"there is no room for the message")
+        self._cancel()
 
     def _drop_partial(self) -> None:
         """What has come of a message is held no more."""
         self._partial = bytearray()
         if self._body_bytes:
+            self._connection.budget.not_slow(self)
             self._connection.budget.give_back(self._body_bytes)
         if self._answer_bytes:
             self._connection.budget.add_unsent(-self._answer_bytes)
@@ -325,7 +345,7 @@ class Call:
         """The client may send as much again as has come."""
         num_bytes, self._uncredited_bytes = self._uncredited_bytes, 0
         if not self.is_half_closed:
-            self._connection.write(window_update(self.number, num_bytes))
+            self._sender.write(window_update(self.number, num_bytes))
 
     def _cancel(self) -> None:
         self._drop_partial()

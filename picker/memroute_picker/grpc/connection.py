@@ -7,8 +7,8 @@ GREETING ── preface ──► OPEN ── told that it is left ──► LEF
 ```
 
 What a client may make us hold is bounded: calls, what waits for it, and how many of its streams may
-come to nothing. Frames are read elsewhere (``reading.py``); what they do to a call is decided here.
-All that one read makes leaves as one write, and so does what a turn of the loop makes otherwise.
+come to nothing. Frames are read and leave elsewhere (``reading.py``, ``sending.py``); what they do
+to a call is decided here.
 """
 
 import asyncio
@@ -32,38 +32,35 @@ from memroute_picker.grpc.frames import (
 )
 from memroute_picker.grpc.hpack import Field
 from memroute_picker.grpc.reading import (
-    LEAST_FRAME_BYTES,
     MAX_BLOCK_BYTES,
     MAX_FRAME_BYTES,
     MAX_WINDOW,
     FrameError,
     FrameReader,
 )
+from memroute_picker.grpc.sending import FIRST_WINDOW_BYTES, Sender
 from memroute_picker.grpc.side import ServerSide
 from memroute_picker.grpc.waste import EARLY_SECONDS, Waste
 from memroute_router.http.budget import BodyBudget, UnsentAnswers
 from memroute_router.http.deadlines import NEVER, monotonic
-from memroute_router.http.faults import CLIENT, WRITE
+from memroute_router.http.faults import CLIENT
 from memroute_router.http.sockets import client_address
 
 LOGGER = logging.getLogger(__name__)
-# Of a frame that we send, however much more the client says is welcome. Unit: bytes. Source: chosen
-# by hand.
-_MAX_PEER_FRAME_BYTES: Final = 64 * 1024
 # Of all calls together. Unit: bytes. Source: chosen by hand; bodies are counted where they are
 # held, so that this bounds no more than one read.
 WINDOW_BYTES: Final = 32 * 1024**2
 _CREDIT_BYTES: Final = WINDOW_BYTES // 4
-_FIRST_WINDOW_BYTES: Final = 65_535
-# Of messages that are handed to the socket before it has taken them: the rest waits in its call,
-# where it is counted. Unit: bytes. Source: chosen by hand; 3 ms at 10 Gbit/s.
-MAX_WRITE_BYTES: Final = 4 * 1024**2
-# Written bytes that a client has not taken before it is taken to be gone. Unit: bytes.
-# Source: chosen by hand; beside messages these are answers to pings and settings.
-MAX_UNTAKEN_BYTES: Final = 2 * MAX_WRITE_BYTES
 # How long a client may take to greet. Unit: seconds. Source: chosen by hand, as for a handshake of
 # TLS; gateways greet with their first packet.
 GREETING_SECONDS: Final = 10.0
+# Silence after which a client is asked whether it lives, and after which again, where it does not
+# answer, it is taken to be gone: a machine that dies or is cut off closes nothing, and what it has
+# asked for would be held for ever. Unit: seconds. Source: chosen by hand; of a network that is
+# mended within as long nothing is lost, and no engine has been late by then.
+SILENT_SECONDS: Final = 20.0
+# What it is asked by. Source: chosen by hand, eight bytes.
+ALIVE: Final = b"alive???"
 # Asked of a client that is left, after it was told so: what it began before it heard of that has
 # come when the answer comes. Source: chosen by hand, eight bytes.
 GOODBYE: Final = b"goodbye!"
@@ -74,49 +71,36 @@ class GrpcConnection(asyncio.Protocol):
 
     def __init__(self, side: ServerSide) -> None:
         self._side = side
-        self._transport: asyncio.Transport | None = None
         self._reader = FrameReader(self)
+        self.sender = Sender(side.outbox, side.on_fault, self.abort)
         self._last_stream: int = 0
         self._uncredited_bytes: int = 0
-        self._call_window: int = _FIRST_WINDOW_BYTES
-        """Bytes that a new call may send."""
-        self._out: list[bytes] = []
-        self._dirty: list[Call] = []
-        self._blocked: dict[Call, None] = {}
-        """Calls with bytes that the windows have no room for, in order."""
-        self._is_queued: bool = False
-        self._is_read: bool = False
-        """Whether something is being read just now: what that makes is flushed at its end."""
-        self.is_end_of_read: bool = False
-        """Whether nothing follows in it beside what is dealt with now."""
-        self._is_full: bool = False
-        """Whether the socket does not take what it is given."""
         self.is_closing: bool = False
         """Whether nothing that comes is heard any more."""
+        self._has_greeted: bool = False
+        self._is_heard: bool = False
+        """Whether something has come since it was last looked for."""
+        self._is_asked: bool = False
+        """Whether its client was asked since then whether it lives."""
         self._waste = Waste(side.max_calls, now_seconds=monotonic())
         self._is_calmed: bool = False
         """Whether it is left for what it wastes: it is closed once its calls have ended."""
         self.is_left: bool = False
         """Whether it takes no new calls, as the client knows."""
         self.calls: dict[int, Call] = {}
-        self.send_window: int = _FIRST_WINDOW_BYTES
-        """Bytes that the client takes now, of all calls together."""
-        self.room: int = MAX_WRITE_BYTES
-        """Bytes that the socket is given now, of all calls together."""
-        self.max_frame_bytes: int = LEAST_FRAME_BYTES
         self.max_message_bytes: int = side.max_message_bytes
         self.budget: BodyBudget = side.budget
         self.unsent: UnsentAnswers = side.unsent
         self.peer = b"unknown"
         self.deadline_at: float = NEVER
-        """When it must have greeted."""
+        """When it must have greeted; from then on, when it is looked whether it lives."""
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet at once."""
         # Not isinstance: uvloop's transports quack, they do not inherit.
-        self._transport = cast("asyncio.Transport", transport)
+        self.sender.transport = cast("asyncio.Transport", transport)
         name = transport.get_extra_info("peername")
         if isinstance(name, tuple):
             self.peer = client_address(str(name[0]))
@@ -127,7 +111,7 @@ class GrpcConnection(asyncio.Protocol):
         side.connections.add(self)
         self.deadline_at = monotonic() + GREETING_SECONDS
         side.deadlines.watch(self)
-        self.write(
+        self.sender.write(
             settings(
                 [
                     (Setting.MAX_CONCURRENT_STREAMS, self._side.max_calls),
@@ -136,37 +120,50 @@ class GrpcConnection(asyncio.Protocol):
                     (Setting.MAX_HEADER_LIST_SIZE, MAX_BLOCK_BYTES),
                 ]
             )
-            + window_update(0, WINDOW_BYTES - _FIRST_WINDOW_BYTES)
+            + window_update(0, WINDOW_BYTES - FIRST_WINDOW_BYTES)
         )
         if self._side.is_stopping:
             self.say_goodbye()
 
     def pause_writing(self) -> None:
         """The socket does not take what it was given."""
-        self._is_full = True
+        self.sender.pause()
 
     def resume_writing(self) -> None:
         """It has taken it."""
-        self._is_full = False
-        self._unblock()
+        self.sender.resume()
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Every call of it is over."""
-        self._transport = None
+        self.sender.transport = None
         self._side.connections.discard(self)
         self._side.deadlines.forget(self)
         for call in list(self.calls.values()):
-            self._guarded(call, call.cancel)
+            self.guarded(call, call.cancel)
 
     def deadline_passed(self) -> None:
-        """It has not greeted: whoever is there speaks something else, or nothing."""
+        """It has not greeted, or does not go, or is silent: is it there?"""
+        if self._has_greeted and not self.is_closing and (self._is_heard or not self._is_asked):
+            self._is_asked = not self._is_heard
+            self._is_heard = False
+            if self._is_asked:
+                self.sender.write(frame(Kind.PING, 0, 0, ALIVE))
+            self.deadline_at = monotonic() + SILENT_SECONDS
+            return
+        if self._is_asked and not self.is_closing:
+            self._side.num_silent += 1
+            LOGGER.warning(
+                "connection lost peer=%s calls=%d: nothing is heard of it",
+                self.peer.decode(), len(self.calls),
+            )  # fmt: skip
         self.abort()
 
     def data_received(self, data: bytes) -> None:
         """Whole frames are dealt with; the rest waits."""
         if self.is_closing:
             return
-        self._is_read = True
+        self._is_heard = True
+        self.sender.begin_read()
         try:
             self._reader.read(data)
         except FrameError as error:
@@ -174,56 +171,27 @@ class GrpcConnection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 - a bug of ours ends the connection, not the loop
             self._side.on_fault(CLIENT, error)
             self._fail(Code.INTERNAL_ERROR, "internal error")
-        self._is_read = False
-        if self._is_queued:
-            self._flush_now()
+        self.sender.end_read()
 
     # For calls
 
-    def dirty(self, call: Call) -> None:
-        """It has something to send in this turn of the loop."""
-        if not call.is_dirty:
-            call.is_dirty = True
-            self._dirty.append(call)
-            self._queue()
-
-    def blocked(self, call: Call) -> None:
-        """It has more to send than there is room for."""
-        self._blocked[call] = None
-
-    def sent(self, num_bytes: int) -> None:
-        """So much of a call leaves now."""
-        self.send_window -= num_bytes
-        self.room -= num_bytes
-
-    def hasten(self) -> None:
-        """What was made leaves now, if nothing else comes of what is read: it is one write still.
-
-        Whoever says the last word of a request need not account for it first.
-        """
-        if self._is_read and self.is_end_of_read:
-            self._flush_now()
-
     def gone(self, call: Call) -> None:
         """It is over."""
-        self.calls.pop(call.number, None)
-        self._blocked.pop(call, None)
+        if self.calls.pop(call.number, None) is not None:
+            self._side.num_calls -= 1
+        self.sender.gone(call)
         if call.has_begun:
             self._waste.num_answered += 1
-        if self._is_calmed:
-            self._queue()
+        self._close_if_calmed()
 
-    def write(self, data: bytes) -> None:
-        """Have frames leave with this turn of the loop."""
-        self._out.append(data)
-        self._queue()
+    def guarded(self, call: Call, step: Callable[[], None]) -> None:
+        """Do something for a call: if that is a bug, it fails alone."""
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - a bug in one call
+            self._crashed(call, error)
 
     # For the server
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether calls are under way."""
-        return bool(self.calls)
 
     def say_goodbye(self, code: int = Code.NO_ERROR) -> None:
         """New calls are for another server; those that there are go on.
@@ -231,84 +199,43 @@ class GrpcConnection(asyncio.Protocol):
         What the client began before it knew is a call like others: it is not answered twice, and
         a gateway would fail it (RFC 9113, 6.8).
         """
-        self.write(go_away(MAX_WINDOW, code) + frame(Kind.PING, 0, 0, GOODBYE))
+        self.sender.write(go_away(MAX_WINDOW, code) + frame(Kind.PING, 0, 0, GOODBYE))
 
     def leave(self) -> None:
         """Take no new calls from here on."""
         if not self.is_left:
             self.is_left = True
             code = Code.ENHANCE_YOUR_CALM if self._is_calmed else Code.NO_ERROR
-            self.write(go_away(self._last_stream, code))
+            self.sender.write(go_away(self._last_stream, code))
+            self._close_if_calmed()
 
     def shut_down(self) -> None:
         """Calls end now."""
         for call in list(self.calls.values()):
             handler = call.handler
             if handler is not None:
-                self._guarded(call, handler.shut_down)
+                self.guarded(call, handler.shut_down)
 
     def close(self) -> None:
         """Close once all has left that was written."""
         self.is_closing = True
-        if self._transport is not None:
-            self.flush()
-        if self._transport is not None:
-            self._transport.close()
+        transport = self.sender.transport
+        if transport is not None:
+            self.sender.flush()
+            transport.close()
 
     def abort(self) -> None:
         """Close at once."""
         self.is_closing = True
-        if self._transport is not None:
-            self._transport.abort()
-
-    def flush(self) -> None:
-        """Hand what there is to the transport: the turn of the loop is over."""
-        self._is_queued = False
-        out, self._out = self._out, []
-        dirty, self._dirty = self._dirty, []
-        transport = self._transport
-        if self._is_full and transport is not None:
-            self.room = max(0, MAX_WRITE_BYTES - transport.get_write_buffer_size())
-        else:
-            self.room = MAX_WRITE_BYTES
-        for call in dirty:
-            frames = call.flush()
-            if frames:
-                out.append(frames)
-        if transport is None or transport.is_closing():
-            return
-        if out:
-            transport.write(out[0] if len(out) == 1 else b"".join(out))
-            if transport.get_write_buffer_size() > MAX_UNTAKEN_BYTES:
-                self.abort()
-            elif self._blocked and not self.room and not self._is_full:
-                self._unblock()  # the socket has taken all at once: there will be no word of it
-        if self._is_calmed and self.is_left and not self.calls:
-            self.is_closing = True
-            transport.close()
-
-    def _flush_now(self) -> None:
-        """What one read has made leaves with it, not a turn of the loop later.
-
-        Other connections' writes are no fewer for it: each is another thread's of a gateway.
-        """
-        try:
-            self.flush()
-        except Exception as error:  # noqa: BLE001 - as for what the outbox flushes
-            self._side.on_fault(WRITE, error)
-
-    def _queue(self) -> None:
-        if not self._is_queued:
-            self._is_queued = True
-            if not self._is_read:
-                self._side.outbox.add(self)
+        if self.sender.transport is not None:
+            self.sender.transport.abort()
 
     # What comes
 
     def on_greeting(self) -> None:
         """It speaks HTTP/2."""
-        self.deadline_at = NEVER
-        self._side.deadlines.forget(self)
+        self._has_greeted = True
+        self.deadline_at = monotonic() + SILENT_SECONDS
 
     def on_headers(self, stream: int, fields: list[Field], *, ends_stream: bool) -> None:
         """A call begins. Raises ``FrameError``."""
@@ -317,18 +244,20 @@ class GrpcConnection(asyncio.Protocol):
             # Trailers: a client of gRPC has none, and they end what it says.
             if not ends_stream:
                 raise FrameError(Code.PROTOCOL_ERROR, "header fields in the middle of a stream")
-            self._guarded(known, lambda: self._half_closed(known))
+            self.guarded(known, lambda: self._half_closed(known))
             return
         if stream <= self._last_stream:
             return  # of one that was ended
         self._last_stream = stream
         side = self._side
-        if len(self.calls) >= side.max_calls or self.is_left:
-            self.write(reset(stream, Code.REFUSED_STREAM))
+        # Each connection may have one call, however many others have: probes come by their own.
+        is_full = bool(self.calls) and side.num_calls >= side.max_calls
+        if is_full or self.is_left:
+            self.sender.write(reset(stream, Code.REFUSED_STREAM))
             self._came_to_nothing(monotonic())
             return
-        call = Call(self, stream, self._call_window)
-        self.calls[stream] = call
+        call = self.calls[stream] = Call(self, stream)
+        side.num_calls += 1
         try:
             call.handler = side.handler_for(call, fields)
             if call.handler is None:
@@ -342,7 +271,7 @@ class GrpcConnection(asyncio.Protocol):
         """Some of a call's messages, ``num_bytes`` with their padding. Raises ``FrameError``."""
         self._uncredited_bytes += num_bytes
         if self._uncredited_bytes >= _CREDIT_BYTES:
-            self.write(window_update(0, self._uncredited_bytes))
+            self.sender.write(window_update(0, self._uncredited_bytes))
             self._uncredited_bytes = 0
         call = self.calls.get(stream)
         if call is None:
@@ -361,7 +290,7 @@ class GrpcConnection(asyncio.Protocol):
         """Its client does not want a call any more."""
         call = self.calls.get(stream)
         if call is not None:
-            self._guarded(call, call.cancel)
+            self.guarded(call, call.cancel)
             self._left_early(call)
 
     def on_window(self, stream: int, more: int) -> None:
@@ -370,36 +299,28 @@ class GrpcConnection(asyncio.Protocol):
             call = self.calls.get(stream)
             if call is None:
                 return
-            call.send_window += more
-            if not more or call.send_window > MAX_WINDOW:
-                self._guarded(call, call.cancel)
-                self.write(reset(stream, Code.FLOW_CONTROL_ERROR))
+            call.send_credit += more
+            if not more or self.sender.call_window + call.send_credit > MAX_WINDOW:
+                self.guarded(call, call.cancel)
+                self.sender.write(reset(stream, Code.FLOW_CONTROL_ERROR))
                 self._left_early(call)
-            elif call in self._blocked:
-                del self._blocked[call]
-                self.dirty(call)
+            else:
+                self.sender.unblock_one(call)
             return
-        self.send_window += more
-        if not more or self.send_window > MAX_WINDOW:
+        self.sender.send_window += more
+        if not more or self.sender.send_window > MAX_WINDOW:
             raise FrameError(Code.FLOW_CONTROL_ERROR, "the window is too large")
-        self._unblock()
+        self.sender.unblock()
 
     def on_settings(self, call_window: int | None, max_frame_bytes: int | None) -> None:
         """What a call may be sent at first, and in one frame; None: as before."""
-        if max_frame_bytes is not None:
-            self.max_frame_bytes = min(max_frame_bytes, _MAX_PEER_FRAME_BYTES)
-        if call_window is not None and call_window != self._call_window:
-            # Once, however often it is said: calls are many.
-            change, self._call_window = call_window - self._call_window, call_window
-            for call in self.calls.values():
-                call.send_window += change
-        self.write(SETTINGS_ACK)
-        self._unblock()
+        self.sender.write(SETTINGS_ACK)
+        self.sender.takes(call_window, max_frame_bytes)
 
     def on_ping(self, payload: bytes, *, is_answer: bool) -> None:
         """Its client asks whether we live, or answers what we have asked."""
         if not is_answer:
-            self.write(frame(Kind.PING, Flag.ACK, 0, payload))
+            self.sender.write(frame(Kind.PING, Flag.ACK, 0, payload))
         elif payload == GOODBYE and (self._side.is_stopping or self._is_calmed):
             self.leave()
 
@@ -408,13 +329,13 @@ class GrpcConnection(asyncio.Protocol):
     def _half_closed(self, call: Call) -> None:
         call.half_close()
         if not call.is_over and call.handler is None:
-            self.dirty(call)
+            self.sender.dirty(call)
 
-    def _unblock(self) -> None:
-        blocked, self._blocked = self._blocked, {}
-        for call in blocked:
-            if not call.is_over:
-                self.dirty(call)
+    def _close_if_calmed(self) -> None:
+        """What it wastes was too much, and nothing of others is under way any more."""
+        if self._is_calmed and self.is_left and not self.calls:
+            self.is_closing = True
+            self.sender.close()
 
     def _left_early(self, call: Call) -> None:
         """Its client does not want it any more: has it ever?"""
@@ -437,12 +358,6 @@ class GrpcConnection(asyncio.Protocol):
             LOGGER.warning("connection left peer=%s: too many streams reset", self.peer.decode())
             self.say_goodbye(Code.ENHANCE_YOUR_CALM)
 
-    def _guarded(self, call: Call, step: Callable[[], None]) -> None:
-        try:
-            step()
-        except Exception as error:  # noqa: BLE001 - a bug in one call
-            self._crashed(call, error)
-
     def _crashed(self, call: Call, error: Exception) -> None:
         """A bug of ours, in what was done for one call: it fails alone."""
         self._side.on_fault(CLIENT, error)
@@ -450,11 +365,11 @@ class GrpcConnection(asyncio.Protocol):
             call.cancel()
         except Exception as another:  # noqa: BLE001 - nor is a second one the connection's
             self._side.on_fault(CLIENT, another)
-        self.write(reset(call.number, Code.INTERNAL_ERROR))
+        self.sender.write(reset(call.number, Code.INTERNAL_ERROR))
 
     def _fail(self, code: int, why: str) -> None:
         """Nothing that follows could be trusted; nor does a call wait until the socket is gone."""
-        self.write(go_away(self._last_stream, code, why.encode("ascii", "replace")))
+        self.sender.write(go_away(self._last_stream, code, why.encode("ascii", "replace")))
         for call in list(self.calls.values()):
-            self._guarded(call, call.cancel)
+            self.guarded(call, call.cancel)
         self.close()

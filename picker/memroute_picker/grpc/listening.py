@@ -36,7 +36,7 @@ class GrpcServer:
         tls: TLSFiles | None,
         on_fault: OnFault,
     ) -> None:
-        """``max_calls``: of one connection at once. ``max_bodies_bytes``: of all bodies held."""
+        """``max_calls``: of all connections at once. ``max_bodies_bytes``: of all bodies held."""
         self.budget = BodyBudget(max_bodies_bytes)
         self.clients = Clients()
         self.deadlines = Deadlines(on_fault)
@@ -65,12 +65,17 @@ class GrpcServer:
     @property
     def num_calls(self) -> int:
         """Calls that are under way."""
-        return sum(len(connection.calls) for connection in self._side.connections)
+        return self._side.num_calls
 
     @property
     def num_calmed(self) -> int:
         """Connections that were left because too many of their streams came to nothing."""
         return self._side.num_calmed
+
+    @property
+    def num_silent(self) -> int:
+        """Connections that were closed because nothing was heard of their clients any more."""
+        return self._side.num_silent
 
     @property
     def is_stopping(self) -> bool:

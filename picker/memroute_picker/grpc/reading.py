@@ -79,7 +79,7 @@ class FrameReader:
             kind, flags = data[at + 3], data[at + 4]
             stream = int.from_bytes(data[at + 5 : begin], "big") & MAX_WINDOW
             at = begin + length
-            connection.is_end_of_read = at == size
+            connection.sender.is_end_of_read = at == size
             if self._block_of and (kind != Kind.CONTINUATION or stream != self._block_of):
                 raise FrameError(Code.PROTOCOL_ERROR, "header fields have no end")
             if kind == Kind.DATA:

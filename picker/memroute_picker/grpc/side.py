@@ -32,7 +32,7 @@ class ServerSide:
         max_calls: int,
         max_message_bytes: int,
     ) -> None:
-        """``budget``: of all bodies held. ``max_calls``: of one connection, at once."""
+        """``budget``: of all bodies held. ``max_calls``: of all connections, at once."""
         self.handler_for = handler_for
         self.outbox = outbox
         self.on_fault = on_fault
@@ -44,6 +44,10 @@ class ServerSide:
         self.max_calls = max_calls
         self.max_message_bytes = max_message_bytes
         self.connections: set[GrpcConnection] = set()
+        self.num_calls = 0
+        """Calls that are under way."""
         self.num_calmed = 0
         """Connections that are left because too many of their streams came to nothing."""
+        self.num_silent = 0
+        """Connections that were closed because nothing was heard of their clients any more."""
         self.is_stopping = False

@@ -8,6 +8,7 @@ from memroute_picker.picking.heads import RequestHead
 from memroute_picker.picking.side import PickerSide
 from memroute_picker.protocol.incoming import Incoming
 from memroute_picker.protocol.names import SUBSET, SUBSET_NAMESPACE, TEST_SELECTION
+from memroute_router.http.budget import SlowHolder
 
 # Pieces of a body that are put together as they come: a client chooses how small they are, and the
 # object of one takes 33 bytes. Unit: bytes. Source: chosen by hand.
@@ -32,9 +33,9 @@ class Asking:
     """One request on its way. Owns the pieces of its body, and counts them."""
 
     __slots__ = (
-        "_num_bytes", "_pieces", "_side", "_small", "allowed", "fields", "has_head", "has_trailers",
-        "is_allowed_a_wish", "is_bodiless", "length", "method", "peer", "scheme", "target",
-        "target_pool",
+        "_num_bytes", "_pieces", "_side", "_slow", "_small", "allowed", "fields", "has_head",
+        "has_trailers", "is_allowed_a_wish", "is_bodiless", "length", "method", "peer", "scheme",
+        "target", "target_pool",
     )  # fmt: skip
 
     def __init__(self, side: PickerSide, peer: bytes, called: bytes) -> None:
@@ -47,6 +48,8 @@ class Asking:
         self._small = bytearray()
         """Pieces that are small, behind those: each by itself would take many times its bytes."""
         self._num_bytes = 0
+        self._slow: SlowHolder | None = None
+        """Who gives up what has come, where the rest does not; None: nobody waits for a rest."""
         self.has_head = False
         """Whether its head has come."""
         self.method = self.target = b""
@@ -93,13 +96,21 @@ class Asking:
         return None
 
     def take_piece(self, piece: bytes) -> Declined | None:
-        """More of its body; why that cannot be, if so."""
-        num_bytes = self._num_bytes + len(piece)
+        """More of its body; why that cannot be, if so.
+
+        To make room for it, it may itself be what is given up: then nothing of it is held.
+        """
+        before = self._num_bytes
+        num_bytes = before + len(piece)
         if num_bytes > self._side.max_body_bytes:
             return self._too_large()
         if piece:
-            if not self._side.budget.take(len(piece), num_bytes):
+            budget = self._side.budget
+            if not budget.take(len(piece), num_bytes):
                 return self.no_room()
+            if self._num_bytes != before:
+                budget.give_back(len(piece))
+                return None
             if len(piece) < _SMALL_PIECE_BYTES:
                 self._small += piece
             else:
@@ -108,8 +119,15 @@ class Asking:
             self._num_bytes = num_bytes
         return None
 
+    def waits_for_more(self, holder: SlowHolder) -> None:
+        """The body is not whole: ``holder`` gives up what there is, where others need the room."""
+        if self._slow is None and self._num_bytes:
+            self._slow = holder
+            self._side.budget.slow(holder)
+
     def take_body(self) -> bytes:
         """The whole body; whoever has it gives back what is counted for it."""
+        self._waits_no_more()
         self._flush_small()
         pieces, self._pieces = self._pieces, []
         self._num_bytes = 0
@@ -117,6 +135,7 @@ class Asking:
 
     def drop(self) -> None:
         """Nobody will get it: what is counted is given back."""
+        self._waits_no_more()
         self._pieces, self._small = [], bytearray()
         num_bytes, self._num_bytes = self._num_bytes, 0
         if num_bytes:
@@ -130,6 +149,11 @@ class Asking:
             cause="bodies",
             lines=b"retry-after: 1\r\n",
         )
+
+    def _waits_no_more(self) -> None:
+        slow, self._slow = self._slow, None
+        if slow is not None:
+            self._side.budget.not_slow(slow)
 
     def _flush_small(self) -> None:
         if self._small:

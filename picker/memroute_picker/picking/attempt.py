@@ -176,10 +176,12 @@ class PickedAttempt(Attempt):
         super()._completed(data)
 
     def late(self) -> None:
-        """Nothing has come in time."""
+        """Nothing has come in time.
+
+        Of an answer that has begun its client may be the cause: while that takes nothing, a gateway
+        reads no more of the engine, and shows nothing. So no replica is judged by it.
+        """
         if self.is_answering:
-            if self._lease is not None:
-                self._lease.replica.health.fault(now_seconds=self._gateway.now_seconds())
             self._fail(Failure(FailureCause.BROKEN, detail="nothing arrived in time"))
         else:
             self._blame(FailureCause.TIMEOUT, "nothing arrived in time")

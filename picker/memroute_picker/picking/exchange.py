@@ -40,6 +40,7 @@ class GatewayExchange(Exchange):
             budget=budget,
         )
         self.process = process
+        self.sees_answer = process.telling.shows_bodies
 
     def start(self, status: int, lines: bytes, *, length: int | None) -> None:
         """The engine's answer may go on to the client, with these fields beside its own."""

@@ -1,7 +1,9 @@
 """Which replicas a request may go to, as the gateway names them, and which are next in line."""
 
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from ipaddress import IPv6Address, ip_address
+from typing import Final
 
 from memroute.traffic.dispatch.membership import could_hold, has_loaded
 from memroute.traffic.request import RequestProfile
@@ -9,6 +11,8 @@ from memroute.traffic.routing.cost import wait_seconds
 from memroute_router.http.client import Endpoint
 from memroute_router.replicas.pool import Pool
 from memroute_router.replicas.replica import Replica
+
+_MAX_PORT_DIGITS: Final = 5
 
 
 def named(replicas: Iterable[Replica], endpoints: list[bytes]) -> list[Replica]:
@@ -31,15 +35,15 @@ def is_served_by(pool: Pool, namespace: str, deployment: str) -> bool:
     return any(replica.labels == labels for replica in pool.replicas.values())
 
 
-def of_deployment(pool: Pool, namespace: str, deployment: str) -> frozenset[str] | None:
-    """The replicas of a ModelDeployment that serves the pool's model.
+def of_deployment(pool: Pool, namespace: str, deployment: str) -> AbstractSet[str] | None:
+    """The replicas of a ModelDeployment that serves the pool's model, now and later.
 
     None: all are its, and the pool counts its requests for that one. Where there are none at all,
     and the model is its own, those that will come: None, too.
     """
-    replicas, labels = pool.replicas, (namespace, deployment)
-    keys = frozenset([key for key, replica in replicas.items() if replica.labels == labels])
-    is_alone = len(keys) == len(replicas) and pool.labels == labels
+    labels = namespace, deployment
+    keys = pool.replicas_of(labels)
+    is_alone = len(keys) == len(pool.replicas) and pool.labels == labels
     return None if is_alone else keys
 
 
@@ -58,7 +62,7 @@ def endpoints_of(value: object) -> list[bytes]:
 def endpoint_in(text: bytes) -> bytes | None:
     """``ip:port`` as replicas' are written; None: it is something else, a name or a path."""
     host, _, port = text.rpartition(b":")
-    if not port.isdigit():
+    if not port.isdigit() or len(port) > _MAX_PORT_DIGITS:
         return None
     try:
         address = ip_address(host.strip(b"[]").decode())

@@ -14,6 +14,7 @@ _LISTS: Final = frozenset({b"connection", b"traceparent", b"upgrade", b"x-forwar
 _MAX_ADDRESS_BYTES: Final = 45
 _IN_ADDRESSES: Final = b"0123456789abcdefABCDEF.:"
 _MAX_LENGTH_DIGITS: Final = 15
+_STATUS_DIGITS: Final = 3
 
 
 class RequestHead:
@@ -65,6 +66,6 @@ class AnswerHead:
         for name, value in received:
             if name in _READ_OF_ANSWERS:
                 fields[name] = value
-            elif name == b":status" and value.isdigit():
+            elif name == b":status" and value.isdigit() and len(value) == _STATUS_DIGITS:
                 self.status = int(value)
         self.fields = fields

@@ -30,6 +30,7 @@ from memroute_picker.protocol.names import ATTRIBUTES, CODE_DETAILS
 from memroute_picker.protocol.wire import MalformedError
 from memroute_router.http.deadlines import NEVER, monotonic
 from memroute_router.http.errors import ANTHROPIC_PATH, error_body
+from memroute_router.http.faults import CLIENT
 from memroute_router.http.fields import JSON
 from memroute_router.replicas.replica import Replica
 from memroute_router.surface import ROUTES
@@ -131,6 +132,14 @@ class Process(Handler):
         if self._state == RECEIVING:
             self._decline(self.asking.no_room())
 
+    def give_up(self) -> None:
+        """Others need the room of a body whose rest does not come."""
+        try:
+            self.no_room()
+        except Exception as error:  # noqa: BLE001 - whoever needs the room is another
+            self._side.services.on_fault(CLIENT, error)
+        self.asking.drop()
+
     def caught_up(self) -> None:
         """The gateway takes what it is sent again."""
         exchange = self._exchange
@@ -214,10 +223,14 @@ class Process(Handler):
             return
         piece, is_last = message.body()
         declined = self.asking.take_piece(piece)
+        if self._state != RECEIVING:
+            return  # to make room for it, it was itself given up
         if declined is not None:
             self._decline(declined)
         elif is_last or self.telling.is_buffered:
             self._begin()
+        else:
+            self.asking.waits_for_more(self)
 
     def _request_trailers(self) -> None:
         if self._state == RECEIVING:

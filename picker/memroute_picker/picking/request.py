@@ -1,6 +1,7 @@
 """A request's life where a gateway carries it: the router's, but for the way to the engine."""
 
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from memroute.traffic.admission import RejectReason
@@ -125,7 +126,8 @@ class PickedRequest(Lifecycle):
         pool, asking = self._pool, self._gateway.process.asking
         if pool is None:
             return True
-        target, only = asking.target_pool, None
+        target = asking.target_pool
+        only: AbstractSet[str] | None = None
         if target is not None and target.deployment is not None:
             only = of_deployment(pool, target.namespace, target.deployment)
             if only is not None and not only:
@@ -136,7 +138,7 @@ class PickedRequest(Lifecycle):
                 [replica.info.key for replica in named(pool.replicas.values(), asking.allowed)]
             )
             if only is not None:
-                keys &= only
+                keys = keys.intersection(only)
             if keys or not asking.is_allowed_a_wish:
                 only = keys
         if only is not None and not only:

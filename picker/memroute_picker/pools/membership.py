@@ -57,6 +57,8 @@ class PoolMembership:
         self._fleet = fleet
         self._book, self._objectives = book, objectives
         self._on_upsert, self._on_gone = on_upsert, on_gone
+        self._had_lists = False
+        """Whether all lists were complete once."""
         self._by_key: dict[str, PoolPods] = {}
         self._facts: dict[str, PoolFacts] = {}
         where = sorted({namespace for namespace, _ in named}) or namespaces
@@ -75,16 +77,19 @@ class PoolMembership:
 
     @property
     def is_synced(self) -> bool:
-        """Whether the first lists are complete."""
-        if self._fleet is not None:
-            # Pools that cannot be listed are no reason to serve no ModelDeployment.
-            is_known = self._inference_pools.is_listed or self._inference_pools.trouble is not None
-            return self._fleet.is_synced and is_known and self._have_pods
-        return self._inference_pools.is_listed and self._have_pods
+        """Whether the first lists are complete.
 
-    @property
-    def _have_pods(self) -> bool:
-        return all(pods.is_synced for pods in self._by_key.values())
+        A pool that comes or changes later keeps nobody else waiting: anybody may write one.
+        """
+        self._had_lists = self._had_lists or self._have_lists()
+        return self._had_lists and (self._fleet is None or self._fleet.is_synced)
+
+    def _have_lists(self) -> bool:
+        # Pools that cannot be listed are no reason to serve no ModelDeployment.
+        is_excused = self._fleet is not None and self._inference_pools.trouble is not None
+        return (self._inference_pools.is_listed or is_excused) and all(
+            pods.is_synced for pods in self._by_key.values()
+        )
 
     async def follow(self) -> None:
         """Follow pools, their pods and objectives until cancelled."""

@@ -1,5 +1,6 @@
 """An InferencePool and its pods as the picker reads them: typed, bounded, each for itself."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,6 +19,9 @@ ACTIVE_PORTS: Final = "inference.networking.k8s.io/active-ports"
 MAX_PORTS: Final = 8
 # Of a selector. Source: its schema.
 MAX_LABELS: Final = 64
+# A label's prefix; its name behind that, or its value. Source: Kubernetes (``apimachinery``).
+_LABEL_PREFIX: Final = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
+_LABEL: Final = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +42,7 @@ def read_pool(obj: KubeObject) -> PoolFacts:
         message = f"its selector has {len(labels)} labels"
         raise OddObjectError(message)
     for name, value in labels.items():
-        if not isinstance(value, str) or not _is_label(name) or not _is_label(value or "a"):
+        if not isinstance(value, str) or not _is_label(name, value):
             message = f"no label: {shown(name)}={shown(value)}"
             raise OddObjectError(message)
     given = [mapping(port).get("number") for port in listed(spec.get("targetPorts"))]
@@ -101,8 +105,14 @@ def _active(annotations: Mapping[str, Any], ports: tuple[int, ...]) -> list[int]
     return [port for port in ports if str(port) in active]
 
 
-def _is_label(text: str) -> bool:
-    return text.isascii() and all(c.isalnum() or c in "-_./" for c in text)
+def _is_label(name: object, value: str) -> bool:
+    """Whether the API server takes it in a selector: it answers 400 to any other."""
+    if not isinstance(name, str):
+        return False
+    prefix, slash, last = name.rpartition("/")
+    if slash and _LABEL_PREFIX.fullmatch(prefix) is None:
+        return False
+    return _LABEL.fullmatch(last) is not None and (not value or _LABEL.fullmatch(value) is not None)
 
 
 def _is_port(value: object) -> bool:

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from memroute_kube import PODS, KubeObject, KubernetesClient, watch_forever
+from memroute_kube import PODS, ApiError, KubeObject, KubernetesClient, watch_forever
 from memroute_kube.resources import LABEL_DEPLOYMENT, object_key
 from memroute_kube.shapes import OddObjectError, mapping
 from memroute_picker.pools.book import labelled_as
@@ -17,6 +17,9 @@ from memroute_router.replicas.replica import Replica
 LOGGER = logging.getLogger(__name__)
 # Before a watch that a bug has ended is begun again. Unit: seconds. Source: chosen by hand.
 RESTART_SECONDS: Final = 1.0
+# By which the API server says that it will not list them, whenever it is asked: the selector is
+# none, the account may not, the namespace is going. Source: the Kubernetes API.
+_REFUSALS: Final = frozenset({400, 403, 404, 422})
 
 
 class PoolPods:
@@ -50,7 +53,10 @@ class PoolPods:
         self._watch: asyncio.Task[None] | None = None
         self._keys: dict[str, set[str]] = {}
         """The replicas of each pod."""
-        self._has_pods = False
+        self._is_known = False
+        """Whether its pods were listed once, or may not be."""
+        self._refused: int | None = None
+        """The status by which the API server says that they may not be; None: it does not."""
         self._left: set[str] = set()
         """Pods that were said to be left to others."""
         settings = PoolSettings(namespace=self._namespace, deployment=labelled_as(self._name))
@@ -58,15 +64,19 @@ class PoolPods:
 
     @property
     def is_synced(self) -> bool:
-        """Whether the first list is complete; a pool that is not there has no pods."""
-        return self._facts is None or self._has_pods
+        """Whether the first list is complete; a pool that is not there has no pods.
+
+        Nor has one whose pods the API server does not list: it may be asked in a way that it does
+        not take, by whoever wrote the pool.
+        """
+        return self._facts is None or self._is_known
 
     def follow(self, facts: PoolFacts | None) -> None:
         """Follow the pods of this selector: others are gone. None: all are."""
         if facts == self._facts:
             return
         LOGGER.info("pool=%s/%s facts=%s", self._namespace, self._name, facts)
-        self._facts, self._has_pods = facts, False
+        self._facts, self._refused = facts, None
         self._left.clear()
         if self._watch is not None:
             self._watch.cancel()
@@ -97,12 +107,13 @@ class PoolPods:
             self._namespace,
             label_selector=facts.selector,
             keeps_objects=False,
+            on_failure=self._failed,
         ):
             if event.type == "SYNCED" or event.object is None:
                 if listed is not None:
                     self._leave(set(self._keys) - listed)
                     listed = None
-                self._has_pods = True
+                self._is_known, self._refused = True, None
             elif event.type == "DELETE":
                 self._leave({event.key})
                 self._left.discard(event.key)
@@ -110,6 +121,17 @@ class PoolPods:
                 if listed is not None:
                     listed.add(event.key)
                 self.pod_seen(event.object, facts)
+
+    def _failed(self, error: ApiError) -> None:
+        """Say it, what stays so once. Nothing is known before a list, unless there will be none."""
+        if error.status not in _REFUSALS:
+            LOGGER.warning("pods not read pool=%s/%s error=%s", self._namespace, self._name, error)
+        elif error.status != self._refused:
+            self._is_known, self._refused = True, error.status
+            LOGGER.warning(
+                "pods not read, tried again pool=%s/%s error=%s",
+                self._namespace, self._name, error,
+            )  # fmt: skip
 
     def pod_seen(self, pod: KubeObject, facts: PoolFacts) -> None:
         """A pod is there, or has changed."""

@@ -65,7 +65,7 @@ class Exchange:
     __slots__ = (
         "_chunked", "_connection", "_head", "_held_bytes", "body", "budget", "fields",
         "has_started", "hides_usage", "http_1_1", "is_finished", "keep_alive", "lines", "method",
-        "received_at", "sink", "target",
+        "received_at", "sees_answer", "sink", "target",
     )  # fmt: skip
 
     def __init__(
@@ -100,6 +100,8 @@ class Exchange:
         """When it was whole, on the monotonic clock."""
         self.sink: Sink | None = None
         """Who is told of the client; whoever answers later sets it."""
+        self.sees_answer = True
+        """Whether the answer's body comes by here: else nothing of it can be read, or hidden."""
         self.hides_usage = False
         """Whether the engine was asked for a stream's usage, and the client has not asked."""
         self.has_started = False

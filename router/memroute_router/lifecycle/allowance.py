@@ -55,7 +55,7 @@ class Allowance:
         edited = edit(
             exchange.body,
             path,
-            asks_usage=grant.has_token_limit and is_stream,
+            asks_usage=grant.has_token_limit and is_stream and exchange.sees_answer,
             cache_salt=grant.tenant.cache_salt,
         )
         exchange.body = edited.body

@@ -8,6 +8,7 @@ discovery says: which replicas there are, where, and by which settings they are 
 import logging
 import time
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from random import Random
 from typing import Final
 from zlib import crc32
@@ -76,6 +77,8 @@ class Pool(RequestPool[Replica]):
         """Whether a replica of another ModelDeployment, of the same served name, is in it."""
         self._arrivals_apart: dict[tuple[str, str], int] = {}
         """Requests that were for replicas of one ModelDeployment alone, by its labels."""
+        self._keys_of: dict[tuple[str, str], set[str]] = {}
+        """Names of the replicas of each ModelDeployment that has, or had, any."""
         self.prompts = PromptLengths()
         self.targets = TargetWatch()
         self._rng = rng
@@ -95,9 +98,20 @@ class Pool(RequestPool[Replica]):
             info = next(iter(self.replicas.values())).info
             self.labels = info.namespace, info.deployment
         self._is_shared = any(one.labels != self.labels for one in self.replicas.values())
+        for keys in self._keys_of.values():
+            keys.clear()
+        for key, replica in self.replicas.items():
+            self._keys_of.setdefault(replica.labels, set()).add(key)
         self.advance_soon()
 
-    def asked_of(self, only: frozenset[str]) -> None:
+    def replicas_of(self, labels: tuple[str, str]) -> AbstractSet[str]:
+        """Names of the replicas of one ModelDeployment, now and later.
+
+        A request that waits for them may go to those that come meanwhile.
+        """
+        return self._keys_of.setdefault(labels, set())
+
+    def asked_of(self, only: AbstractSet[str]) -> None:
         """A request has come that may go to these replicas alone."""
         if self._is_shared:
             meant = self._meant(only)
@@ -134,7 +148,7 @@ class Pool(RequestPool[Replica]):
             found[meant] = count + 1, num_tokens + ask.num_tokens
         return found
 
-    def _meant(self, only: frozenset[str]) -> tuple[str, str]:
+    def _meant(self, only: AbstractSet[str]) -> tuple[str, str]:
         """The ModelDeployment of these replicas; that of the pool where they are of several."""
         found = {self.replicas[key].labels for key in only if key in self.replicas}
         return found.pop() if len(found) == 1 else self.labels

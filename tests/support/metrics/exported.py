@@ -28,7 +28,7 @@ def router_pools():
 class _NoGateways:
     """Where no gateway has come yet."""
 
-    num_calls = num_calmed = 0
+    num_calls = num_calmed = num_silent = 0
 
 
 def picker_metrics():

@@ -18,6 +18,7 @@ verdicts of the same turn have their reservations already, and are delivered.
 """
 
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from typing import Final, Generic, Protocol, TypeVar
 
 from memroute.traffic.admission import Reject
@@ -254,7 +255,7 @@ class RequestPool(Generic[R]):
         self.advance_soon()
         return verdict
 
-    def asked_of(self, only: frozenset[str]) -> None:
+    def asked_of(self, only: AbstractSet[str]) -> None:
         """A request has come that may go to these replicas alone: for whoever counts those."""
 
     def withdraw(self, waiter: Waiter[R]) -> None:

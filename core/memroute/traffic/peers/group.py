@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Final
 
+from memroute.traffic.peers.open_requests import OpenRequests
 from memroute.traffic.peers.outbox import MAX_BYTES_PER_SECOND, Outbox
 from memroute.traffic.peers.reports import (
     AnsweredReport,
@@ -103,7 +104,7 @@ class Peer:
         """When its last datagram came; -1: it was never heard."""
         self.num_missed = 0
         """Its datagrams that did not come, by their numbers."""
-        self.open: dict[int, _Open] = {}
+        self.open: OpenRequests[_Open] = OpenRequests()
 
 
 class PeerGroup:
@@ -315,10 +316,10 @@ class PeerGroup:
         lease = known.ledger.peer_sent(
             profile, work_tokens=min(prompt, report.work_tokens), now_seconds=now_seconds
         )
-        peer.open[report.request] = _Open(known, lease, report.session, new_blocks)
+        peer.open.add(report.request, _Open(known, lease, report.session, new_blocks))
 
     def _ended(self, peer: Peer, report: EndedReport, now_seconds: float) -> None:
-        found = peer.open.pop(report.request, None)
+        found = peer.open.pop(report.request)
         if found is None:
             return
         if found.lease.is_pending and not report.is_complete:
@@ -331,17 +332,14 @@ class PeerGroup:
 
     def _still_open(self, peer: Peer, report: OpenReport, now_seconds: float) -> None:
         pending, answered = set(report.pending), set(report.answered)
-        over: list[int] = []
-        for number, found in peer.open.items():
-            if not report.first <= number <= report.last or number in pending:
+        for number, found in peer.open.between(report.first, report.last):
+            if number in pending:
                 continue
             if number not in answered:
-                over.append(number)
+                peer.open.pop(number)
+                found.ledger.peer_ended(found.lease, held_tokens=None, now_seconds=now_seconds)
             elif found.lease.is_pending:
                 found.ledger.peer_answered(found.lease, is_seen=False, now_seconds=now_seconds)
-        for number in over:
-            found = peer.open.pop(number)
-            found.ledger.peer_ended(found.lease, held_tokens=None, now_seconds=now_seconds)
 
     def _forget_load(self, peer: Peer, now_seconds: float) -> None:
         for found in peer.open.values():
