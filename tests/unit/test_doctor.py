@@ -381,10 +381,14 @@ def test_an_operator_that_leads_gateways_needs_the_rights_of_its_component(repos
     assert added
 
 
-def asking_model():
+def asking_model(reason=None):
+    """``reason``: of its GatewayNotReady; None: gateways send requests by its pool."""
+    said = {"type": "GatewayNotReady", "status": "True", "reason": reason, "message": "why"}
     return {
-        "metadata": {"namespace": "models", "name": "chat"}, "spec": {"routing": {"gateway": {}}},
-    }  # fmt: skip
+        "metadata": {"namespace": "models", "name": "chat"},
+        "spec": {"routing": {"gateway": {}}},
+        "status": {"conditions": [said] if reason else []},
+    }
 
 
 def pool(name="chat", *, service="picker-chat", owner="chat", label=None):
@@ -434,6 +438,18 @@ def test_nothing_is_said_of_gateways_where_nobody_has_any(facts):
         ({"pools": UNREAD}, [("gateways", "unknown")]),
         ({"pool_services": UNREAD}, [("pools", "unknown")]),
         ({"deployments": ()}, [("gateways", "failed"), ("pools", "ok")]),
+        (
+            {"pools": (), "model_deployments": (), "objectives": ()},
+            [("pools", "ok")],
+        ),
+        (
+            {"model_deployments": (asking_model("NoGateway"),)},
+            [("pools", "ok"), ("gateways", "warning")],
+        ),
+        (
+            {"model_deployments": (asking_model("NoPickerReady"),), "endpoint_slices": ()},
+            [("pools", "failed")],
+        ),
         ({"pool_services": ()}, [("pools", "failed")]),
         ({"endpoint_slices": ()}, [("pools", "failed")]),
         ({"endpoint_slices": UNREAD}, [("pools", "ok")]),
