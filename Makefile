@@ -42,7 +42,7 @@ $(STAMP): requirements/dev.txt pyproject.toml
 ENVOY = $(if $(findstring --gateway,$(ARGS)),$(if $(findstring --envoy,$(ARGS)),,$(PICKER)/.installed))
 
 demo: $(STAMP) ## run the whole product here, without a GPU (ARGS=--keep leaves it running, ARGS=--gateway puts Envoy before it)
-	@$(if $(ENVOY),$(MAKE) --no-print-directory $(ENVOY))
+	@$(if $(ENVOY),$(MAKE) --no-print-directory --silent $(ENVOY))
 	@$(BIN)/memroute demo $(ARGS)
 
 # Folders of what takes longer, and files of tests/unit that have a few such tests, each marked.
