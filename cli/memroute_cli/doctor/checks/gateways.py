@@ -35,13 +35,23 @@ def check(facts: Facts) -> Iterator[Finding]:
     has_picker = not isinstance(pickers, Unread) and bool(pickers)
     asking = _asking(facts)
     if facts.pools is None:
-        if asking or has_picker:
-            who = f"{_named(asking)} ask(s) for an" if asking else "there is a picker, and no"
+        install = (
+            f"install the CRD of {INFERENCE_POOLS.api_version} (Gateway API inference extension); "
+            "memroute goes on by itself then"
+        )
+        if asking:
             yield failed(
                 "gateways",
-                f"{who} {INFERENCE_POOLS.kind}, a kind that the cluster does not know",
-                f"install the CRD of {INFERENCE_POOLS.api_version} (Gateway API inference "
-                "extension); memroute goes on by itself then",
+                f"{_named(asking)} ask(s) for an {INFERENCE_POOLS.kind}, a kind that the cluster "
+                "does not know",
+                install,
+            )
+        elif has_picker:
+            yield warning(
+                "gateways",
+                f"the cluster does not know the kind {INFERENCE_POOLS.kind}: only a gateway that "
+                "has the picker's address in its own configuration (a bare Envoy) asks it",
+                install,
             )
         return
     if isinstance(facts.pools, Unread):
