@@ -33,7 +33,7 @@ class OptionGroup:
     def __init__(
         self, parser: CommandLine, title: str, without: Collection[str], texts: Mapping[str, str]
     ) -> None:
-        """``without``: options that the program has no use for. ``texts``: what others are there."""
+        """``without``: options that the program has no use for. ``texts``: help of others."""
         self._parser = parser
         self._group = parser.add_argument_group(title)
         self._without = without

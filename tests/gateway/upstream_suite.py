@@ -213,7 +213,8 @@ def conclude(out: Path, arguments: argparse.Namespace, status: int, troubles: li
     page = table(rows, later=later, troubles=troubles)
     print(page)  # noqa: T201 - whoever has asked for it reads it
     if not results:
-        print("The suite has run no test. Its last words:", *log.splitlines()[-MAX_LINES:], sep="\n")  # noqa: T201
+        words = "\n".join(log.splitlines()[-MAX_LINES:])
+        print(f"The suite has run no test. Its last words:\n{words}")  # noqa: T201
     head = [
         "# Upstream's conformance suite with memroute's picker", "",
         *(f"* {name}: {version}" for name, version in versions(arguments.suite).items()), "",

@@ -40,9 +40,9 @@ verdicts: dict[str, Verdict] = {}
 def pytest_addoption(parser):
     group = parser.getgroup("picker conformance")
     group.addoption("--picker", metavar="HOST:PORT",
-                    help="a picker that runs, without TLS, and has --endpoints as its pool")  # fmt: skip
+                    help="a picker that runs without TLS; its pool is --endpoints")  # fmt: skip
     group.addoption("--start", default="memroute", choices=("memroute", "trivial"),
-                    help="without --picker: which one is started (default: memroute)")  # fmt: skip
+                    help="which one is started without --picker (default: memroute)")  # fmt: skip
     group.addoption("--endpoints", default=ENDPOINTS, metavar="HOST:PORT,...",
                     help="its pool: addresses of this machine, where the suite serves engines "
                     f"(default: {ENDPOINTS})")  # fmt: skip
@@ -98,7 +98,16 @@ def model(request):
 
 @pytest.fixture(scope="session")
 def engines(endpoints):
-    with Engines(endpoints) as running:
+    try:
+        engines = Engines(endpoints)
+    except OSError as error:
+        # Not a failure of each test: no rule has been broken.
+        message = (
+            f"--endpoints: {','.join(endpoints)} cannot be served on this machine ({error}): end "
+            "what listens there, or name others"
+        )
+        pytest.exit(message, returncode=pytest.ExitCode.USAGE_ERROR)
+    with engines as running:
         yield running
 
 

@@ -9,25 +9,26 @@ from picker_rules import RULES, Level
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "picker-rules.md"
 HEAD = """\
-What `make picker-conformance` tests of an [endpoint picker](../how-to/behind-a-gateway-picker.md), with a real Envoy
-before it and by playing the gateway itself; two minutes. GAIE is `kubernetes-sigs/gateway-api-inference-extension`.
-*trivial* is the least that picks (`tests/support/gateways/trivial_picker.py`, 100 lines, round robin): what it breaks is
-what a picker has to take care of.
+What `make picker-conformance` tests of an [endpoint picker](../how-to/behind-a-gateway-picker.md),
+with a real Envoy before it and by playing the gateway itself, in two minutes. GAIE is
+`kubernetes-sigs/gateway-api-inference-extension`. *trivial* is the least that picks
+(`tests/support/gateways/trivial_picker.py`, 100 lines, round robin): what it breaks is what a
+picker has to take care of.
 
-**Your own picker**: start it without TLS on this machine (or where it reaches it), with
-127.0.0.11:8801, 127.0.0.12:8801 and 127.0.0.13:8801 as its pool and `conformance-model` as a model's name. The suite serves
-engines there, which answer who they are and have no metrics. Then:
+**Your own picker**: start it on this machine, without TLS, with 127.0.0.11:8801, 127.0.0.12:8801
+and 127.0.0.13:8801 as its pool and `conformance-model` as a model's name. The suite serves engines
+there, which answer who they are and have no metrics. Then:
 
 ```sh
 make picker-conformance ARGS="--picker 127.0.0.1:9002 --claims test-selection,served-reported"
 ```
 
-`--endpoints` and `--model` name others, `--claims` the optional rules (MAY) that your picker is to keep. The run ends with
-what is broken, by level, and with exit status 1 where anything is, a SHOULD too; each rule is in
-`.venv-picker/report.md`. `ARGS="--start trivial"` shows what that looks like. `overload-429` is tested of memroute's picker
-alone: no other's pool can be made so small from outside.
+`--endpoints` and `--model` name others, `--claims` the optional rules (MAY) that yours is to keep.
+The run ends with what is broken, by level, and with exit status 1 where anything is, a SHOULD too;
+each rule is in `.venv-picker/report.md`. `ARGS="--start trivial"` shows how that looks.
+`overload-429` is tested of memroute's picker alone: no other's pool can be made so small from here.
 
-This page is made by `python tests/picker_conformance/picker_report.py REPORT.json …`, from such reports.
+This page is made by `python tests/picker_conformance/picker_report.py REPORT.json …`.
 """.splitlines()
 _SIGNS = {"passed": "yes", "failed": "NO", "skipped": "not tested"}
 
@@ -51,9 +52,8 @@ def summary(verdicts: dict[str, Verdict]) -> list[str]:
     lines = [
         f"of {len(RULES)} rules {len(kept)} kept, {len(broken)} broken, {len(untested)} not tested"
     ]
-    for level in Level:
-        if names := [name for name in broken if RULES[name].level is level]:
-            lines.append(f"{level} broken: {', '.join(names)}")
+    by_level = {level: [name for name in broken if RULES[name].level is level] for level in Level}
+    lines += [f"{level} broken: {', '.join(names)}" for level, names in by_level.items() if names]
     if untested:
         lines.append(f"not tested: {', '.join(untested)}")
     return lines

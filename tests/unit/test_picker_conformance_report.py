@@ -1,4 +1,4 @@
-"""What the conformance suite for pickers says at its end, and which claims it takes. None is run."""
+"""What the conformance suite for pickers says at its end, and which claims it takes."""
 
 from picker_report import Verdict, summary
 from picker_rules import RULES, unknown_claims

@@ -81,9 +81,7 @@ def _asking_models(facts: Facts) -> list[KubeObject]:
     if isinstance(facts.model_deployments, Unread):
         return []
     return [
-        one
-        for one in facts.model_deployments
-        if "gateway" in mapping(spec_of(one).get("routing"))
+        one for one in facts.model_deployments if "gateway" in mapping(spec_of(one).get("routing"))
     ]
 
 
