@@ -46,7 +46,8 @@ memroute.dev/picker=serve: what the chart runs
 on Kubernetes, for the pods of an InferencePool, whoever has deployed them
   memroute-picker --inference-pool models/llama
 
-without Kubernetes, from the router's file of models and replicas (their urls name addresses)
+without Kubernetes, from the router's file of models and replicas (their urls
+name addresses)
   memroute-picker --config router.yaml
 
 behind a gateway that knows its users, and strips what they claim of themselves
