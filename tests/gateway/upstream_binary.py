@@ -16,8 +16,8 @@ from memroute.closeness import did_you_mean
 
 HOW_TO_BUILD = (
     "build one with `go test -c -vet=off -o suite .` in the folder conformance of a checkout of "
-    "kubernetes-sigs/gateway-api-inference-extension (of 18 August 2026, 84436a9, or so: its 14 "
-    "tests are expected)"
+    "kubernetes-sigs/gateway-api-inference-extension (that of 18 August 2026, 84436a9, was "
+    "run: its 14 tests are expected)"
 )
 # A program that answers what tests it has does so at once. Unit: seconds. Chosen by hand.
 ANSWER_SECONDS = 30.0
