@@ -42,7 +42,7 @@ $(STAMP): requirements/dev.txt pyproject.toml
 ENVOY = $(if $(findstring --gateway,$(ARGS)),$(if $(findstring --envoy,$(ARGS)),,$(PICKER)/.installed))
 
 demo: $(STAMP) ## run the whole product here, without a GPU (ARGS=--keep leaves it running, ARGS=--gateway puts Envoy before it)
-	@$(if $(ENVOY),$(MAKE) --no-print-directory $(ENVOY))
+	@$(if $(ENVOY),$(MAKE) --no-print-directory --silent $(ENVOY))
 	@$(BIN)/memroute demo $(ARGS)
 
 # Folders of what takes longer, and files of tests/unit that have a few such tests, each marked.
@@ -221,7 +221,7 @@ gateway-test: $(PICKER)/.installed $(STAMP) ## Istio's gateway with this picker,
 	@$(BIN)/memroute-simulator binaries $(CONTROL_PLANE) pilot-discovery > $(VENV)/binaries.txt
 	@PATH="$(CURDIR)/$(PICKER)/bin:$$PATH" $(BIN)/pytest -p no:cacheprovider tests/gateway $(ARGS)
 
-gateway-conformance: $(PICKER)/.installed $(STAMP) ## upstream's own conformance suite for gateways with this picker, behind Istio (opt-in: as root, some eight minutes, and the first time eight more; ARGS="--run-test NAME" for one)
+gateway-conformance: $(PICKER)/.installed $(STAMP) ## upstream's own conformance suite for gateways with this picker, behind Istio (opt-in: as root, some eight minutes, and the first time eight more; ARGS="--run-test NAME" for one, "--suite BINARY" for a newer suite)
 	@$(BIN)/memroute-simulator binaries $(CONTROL_PLANE) pilot-discovery gateway-suite echo-basic > $(VENV)/binaries.txt
 	@PATH="$(CURDIR)/$(PICKER)/bin:$$PATH" $(BIN)/python tests/gateway/upstream_suite.py --out $(PICKER)/gateway-conformance $(ARGS)
 

@@ -21,6 +21,17 @@ MAX_PORT = 2**16 - 1
 _NUMBERS = {int: "a whole number", float: "a number"}
 
 
+class DefaultsFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """``--help`` with the defaults beside the flags, once, and only where there is one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        default = action.default
+        says_nothing = default is None or default is False or default in ([], ())
+        if says_nothing or "(default:" in (action.help or ""):
+            return action.help
+        return super()._get_help_string(action)
+
+
 class CommandLine(argparse.ArgumentParser):
     """A parser whose errors are sentences. It has ``--version``, and takes no halves of flags."""
 

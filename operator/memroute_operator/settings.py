@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from memroute.command_line import CommandLine, above_0, port
+from memroute.command_line import CommandLine, DefaultsFormatter, above_0, port
 from memroute.units import GIB
 from memroute_hub.settings import (
     SettingsError,
@@ -145,7 +145,7 @@ def parse_settings(argv: Sequence[str]) -> OperatorSettings:
     parser = CommandLine(
         prog="memroute-operator",
         description="Places model replicas on accelerators by free HBM.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     every_address = any_address(os.environ.get("POD_IP"))
     parser.add_argument(

@@ -26,6 +26,15 @@ WITHOUT: Final = frozenset(
     }
 )  # fmt: skip
 
+# What the router's options are here, where they are something else.
+TEXTS: Final = {
+    "--max-connections": "streams (requests) that one connection of a gateway may have at once; 0: "
+    "half of the files that may be open, or as many as --max-memory has room for",
+    "--tls-cert": "PEM file: serve gRPC by TLS with this certificate (chain)",
+    "--tls-client-ca": "PEM file: gateways must have a certificate that one of these authorities "
+    "has signed",
+}
+
 EXAMPLES: Final = """\
 on Kubernetes, for ModelDeployments
   memroute-picker --namespace models
@@ -37,7 +46,8 @@ memroute.dev/picker=serve: what the chart runs
 on Kubernetes, for the pods of an InferencePool, whoever has deployed them
   memroute-picker --inference-pool models/llama
 
-without Kubernetes, from the router's file of models and replicas (their urls name addresses)
+without Kubernetes, from the router's file of models and replicas (their urls
+name addresses)
   memroute-picker --config router.yaml
 
 behind a gateway that knows its users, and strips what they claim of themselves
@@ -68,11 +78,12 @@ def parse_settings(argv: Sequence[str]) -> PickerSettings:
     """Settings from the command line; each has a default that fits the shipped manifests."""
     parser = settings_parser(
         "memroute-picker",
-        "Tells a gateway's Envoy (ext_proc) to which replica each OpenAI-API request goes, and "
-        "when; it decides as memroute-router does.",
+        "Tells a gateway's Envoy (ext_proc) to which replica each OpenAI-API request\n"
+        "goes, and when; it decides as memroute-router does.",
         EXAMPLES,
         default_port=DEFAULT_PORT,
         without=WITHOUT,
+        texts=TEXTS,
     )
     group = parser.add_argument_group("the gateway")
     group.add_argument(

@@ -4,10 +4,11 @@ Names, defaults and texts stand here alone; what was said is ``settings.py``'s.
 """
 
 import argparse
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
-from memroute.command_line import CommandLine, above_0, port
+from memroute.command_line import CommandLine, DefaultsFormatter, above_0, port
 from memroute.traffic.peers import MAX_BYTES_PER_SECOND
 from memroute_router.access.media_hosts import MediaHosts, parse_media_hosts
 from memroute_router.access.proxies import Network, parse_networks
@@ -29,11 +30,14 @@ DEFAULT_MAP_NAMESPACE = "memroute-system"
 class OptionGroup:
     """Options under one heading, of which a program may leave some out: their defaults hold."""
 
-    def __init__(self, parser: CommandLine, title: str, without: Collection[str]) -> None:
-        """``without``: options that the program has no use for."""
+    def __init__(
+        self, parser: CommandLine, title: str, without: Collection[str], texts: Mapping[str, str]
+    ) -> None:
+        """``without``: options that the program has no use for. ``texts``: help of others."""
         self._parser = parser
         self._group = parser.add_argument_group(title)
         self._without = without
+        self._texts = texts
 
     def add_argument(self, name: str, **facts: Any) -> None:
         """One option, as ``argparse`` has it."""
@@ -41,6 +45,8 @@ class OptionGroup:
             default = facts.get("default", False if "action" in facts else None)
             self._parser.set_defaults(**{name.removeprefix("--").replace("-", "_"): default})
         else:
+            if name in self._texts:
+                facts["help"] = self._texts[name]
             self._group.add_argument(name, **facts)
 
 
@@ -51,15 +57,20 @@ def settings_parser(
     *,
     default_port: int = 8000,
     without: Collection[str] = (),
+    texts: Mapping[str, str] | None = None,
 ) -> CommandLine:
-    """The options of a program that routes. ``without``: those that it has no use for."""
+    """The options of a program that routes. ``without``: those that it has no use for.
+
+    ``texts``: help of options that are something else there, by their names.
+    """
     parser = CommandLine(
         prog=program,
         description=description,
         epilog=examples,
         formatter_class=_Formatter,
     )
-    where = OptionGroup(parser, "where it listens, what it serves", without)
+    group = partial(OptionGroup, parser, without=without, texts=texts or {})
+    where = group("where it listens, what it serves")
     where.add_argument(
         "--host", default="*", help="address to listen on; * is every one, IPv6 and IPv4"
     )
@@ -67,7 +78,9 @@ def settings_parser(
         "--port", type=port, default=default_port, help="port to listen on; 0 takes any"
     )
     where.add_argument(
-        "--ops-host", metavar="HOST", help="address of the listener below (default: as --host)"
+        "--ops-host",
+        metavar="HOST",
+        help="address of the listener of metrics, health and debug pages (default: as --host)",
     )
     where.add_argument(
         "--ops-port",
@@ -103,10 +116,10 @@ def settings_parser(
         metavar="FILE",
         help="PEM file: clients must have a certificate that one of these authorities has signed",
     )
-    _add_access(OptionGroup(parser, "who may ask", without))
-    _add_admission(OptionGroup(parser, "admission", without))
-    _add_limits(OptionGroup(parser, "limits", without))
-    _add_peers(OptionGroup(parser, "other routers and pickers of the same replicas", without))
+    _add_access(group("who may ask"))
+    _add_admission(group("admission"))
+    _add_limits(group("limits"))
+    _add_peers(group("other routers and pickers of the same replicas"))
     parser.add_argument(
         "--access-log",
         type=AccessLog,
@@ -352,5 +365,5 @@ def _ratio(text: str) -> float:
     return ratio
 
 
-class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+class _Formatter(DefaultsFormatter, argparse.RawDescriptionHelpFormatter):
     """Defaults beside their options, examples as they are written."""

@@ -92,7 +92,7 @@ def rows_of(
     missing = Result(Outcome.NOT_RUN)
     return [
         _row(name, results.get(name, missing), expected=expected, known=known, asked=asked)
-        for name in sorted({*expected, *results})
+        for name in sorted({*expected, *results, *([asked] if asked else ())})
     ]
 
 
@@ -109,7 +109,9 @@ def _row(
         is_wrong = result.outcome in {Outcome.PASSED, Outcome.FAILED}
         note = f"not asked for: {asked} alone is"
     elif name not in expected:
-        note, is_wrong = "a test that nobody expects: the list of tests is out of date", True
+        is_there = result.outcome is not Outcome.NOT_RUN
+        note = "a test that nobody expects: the list of tests is out of date"
+        note, is_wrong = note if is_there else "the suite has no such test", True
     elif result.outcome is Outcome.PASSED:
         note = f"it is known to fail ({reason}): take it off the list" if reason else ""
         is_wrong = reason is not None

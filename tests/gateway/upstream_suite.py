@@ -10,7 +10,8 @@ Two things are done beforehand that the suite leaves to the gateway or to chance
 pod for each Gateway (Istio deploys neither without images), and a route of each to a pool of the
 rig's own, so that its listener asks pickers before the first test (``mesh_gateways.attach``).
 
-Exit status: 0 where every test did what is known of it (``upstream_report``), else 1.
+Exit status: 0 where every test did what is known of it (``upstream_report``), 1 where one did
+not, 2 where the suite cannot be run (``upstream_binary``).
 """
 
 import argparse
@@ -20,7 +21,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -30,6 +31,7 @@ import yaml
 from mesh_cluster import CLASS, MeshCluster, pool
 from mesh_network import PrivateNetwork, check_programs
 from mesh_pods import Pod
+from upstream_binary import HOW_TO_BUILD, SuiteError, check_suite, check_test, given_suite
 from upstream_node import UpstreamNode
 from upstream_pods import FLAGS
 from upstream_report import (
@@ -54,6 +56,10 @@ SUITE, ECHO, PILOT = "gateway-suite", "echo-basic", "pilot-discovery"
 # own limits are 200 and 300 s for one condition. Chosen by hand.
 TIMEOUT_SECONDS = 1800
 STANDING = "standing"
+LOG, REPORT, PAGE, LOGS = "suite.log", "report.yaml", "results.md", "logs"
+"""What is written into the folder of ``--out``."""
+# Lines of the suite's log that are shown where it has run no test. Chosen by hand.
+MAX_LINES = 15
 
 
 def main() -> int:
@@ -63,31 +69,57 @@ def main() -> int:
     parser.add_argument("--run-test", metavar="NAME", help="one test alone, by its short name")
     parser.add_argument(
         "--suite", type=Path, metavar="BINARY",
-        help="a suite that you have built (`go test -c` in the folder conformance of a checkout of "
-        "upstream, of 18 August 2026 or so) instead of the pinned one",
+        help=f"a suite of your own instead of the pinned one: {HOW_TO_BUILD}",
     )  # fmt: skip
     arguments = parser.parse_args()
     out: Path = arguments.out
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    check_programs()
-    mesh_pods.envoy_program()
-    found = find_binaries([*BINARIES, PILOT, SUITE, ECHO])
-    suite = (arguments.suite or found[SUITE]).resolve(strict=True)
-    command = [str(suite), *suite_flags(out / "report.yaml", arguments.run_test)]
+    try:
+        found, command = prepare(arguments)
+    except (SuiteError, RuntimeError) as error:
+        parser.error(str(error))
+    make_room(out)
     with ExitStack() as stack:
         stack.enter_context(PrivateNetwork())
         cluster = stack.enter_context(MeshCluster())
         start_gateways(cluster, (found[SUITE].parent / "base.yaml").read_text(), stack.callback)
         node = UpstreamNode(cluster, namespace=NAMESPACE, echo=found[ECHO])
         stack.callback(node.close)
-        status = asyncio.run(run(node, command, out / "suite.log"))
+        status = asyncio.run(run(node, command, out / LOG))
         troubles = [f"{name} has ended by itself" for name in node.ended()]
         is_right = conclude(out, arguments, status, troubles)
         if not is_right:
-            shutil.copytree(cluster.directory / "logs", out / "logs")
-            print(f"What the suite has said: {out}/suite.log; the others: {out}/logs")  # noqa: T201
+            shutil.copytree(cluster.directory / "logs", out / LOGS)
+            print(f"What the suite has said: {out / LOG}; the others: {out / LOGS}")  # noqa: T201
+        else:
+            print(f"Written: {out / PAGE}, {out / REPORT}, {out / LOG}")  # noqa: T201
     return 0 if is_right else 1
+
+
+def prepare(arguments: argparse.Namespace) -> tuple[Mapping[str, Path], list[str]]:
+    """Programs by their names, and how the suite is run. Raises what is missing, before any starts.
+
+    ``SuiteError`` is of what was asked for, ``RuntimeError`` of this machine.
+    """
+    suite = None
+    if arguments.suite:
+        suite = given_suite(arguments.suite, arguments.out)
+    elif arguments.run_test:
+        check_test(arguments.run_test)
+    check_programs()
+    mesh_pods.envoy_program()
+    found = find_binaries([*BINARIES, PILOT, SUITE, ECHO])
+    suite = suite or found[SUITE].resolve(strict=True)
+    flags = suite_flags(arguments.out / REPORT, arguments.run_test)
+    check_suite(suite, flags)
+    return found, [str(suite), *flags]
+
+
+def make_room(out: Path) -> None:
+    """The folder is there, without what an earlier run has written into it."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in (LOG, REPORT, PAGE):
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / LOGS, ignore_errors=True)
 
 
 def suite_flags(report: Path, test: str | None) -> list[str]:
@@ -166,8 +198,9 @@ async def run(node: UpstreamNode, command: list[str], log: Path) -> int:
 
 def conclude(out: Path, arguments: argparse.Namespace, status: int, troubles: list[str]) -> bool:
     """Write and print what has come of it; whether all is as known."""
-    report = out / "report.yaml"
-    results = results_of((out / "suite.log").read_text(errors="replace"))
+    report = out / REPORT
+    log = (out / LOG).read_text(errors="replace")
+    results = results_of(log)
     expected, later = (TESTS, LATER_TESTS)
     if arguments.suite:
         expected, later = (*TESTS, *LATER_TESTS), ()
@@ -179,13 +212,16 @@ def conclude(out: Path, arguments: argparse.Namespace, status: int, troubles: li
         troubles.append(f"the suite ended with status {status}")
     page = table(rows, later=later, troubles=troubles)
     print(page)  # noqa: T201 - whoever has asked for it reads it
+    if not results:
+        words = "\n".join(log.splitlines()[-MAX_LINES:])
+        print(f"The suite has run no test. Its last words:\n{words}")  # noqa: T201
     head = [
         "# Upstream's conformance suite with memroute's picker", "",
         *(f"* {name}: {version}" for name, version in versions(arguments.suite).items()), "",
         "Flags of upstream's picker, and what is made of them:", "",
         *(f"* `{flag}`: {what}" for flag, what in FLAGS.items()), "",
     ]  # fmt: skip
-    (out / "results.md").write_text("\n".join([*head, page]))
+    (out / PAGE).write_text("\n".join([*head, page]))
     return not troubles and not any(row.is_wrong for row in rows)
 
 

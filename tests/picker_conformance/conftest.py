@@ -1,12 +1,14 @@
 """The suite's options, the picker under test, and its report.
 
 ```text
-pytest tests/picker_conformance --picker 10.0.0.7:9002 --endpoints 127.0.0.11:8801,127.0.0.12:8801
 pytest tests/picker_conformance --start memroute --report report
+pytest tests/picker_conformance --picker 127.0.0.1:9002 --model llama --claims test-selection
 ```
 
-The picker must know the endpoints before: the suite serves engines there. With ``--start`` it
-starts one that it knows: memroute's, or the trivial one.
+With ``--start`` the suite starts a picker that it knows: memroute's, or the trivial one. With
+``--picker`` there must be one, whose pool is the endpoints: addresses of this machine, at which
+the suite serves engines. Exit status 0: no rule is broken; 1: one is, also a SHOULD; 4: the
+options make no sense.
 """
 
 import json
@@ -23,8 +25,8 @@ import grpc
 import pytest
 from picker_gateway import BUFFERED, DUPLEX, DUPLEX_NONE, Envoy
 from picker_player import Stream
-from picker_report import Verdict, written
-from picker_rules import RULES, Level
+from picker_report import Verdict, summary, written
+from picker_rules import RULES, Level, unknown_claims
 from picker_upstream import MODEL, Engines
 from picker_web import post
 
@@ -37,19 +39,44 @@ verdicts: dict[str, Verdict] = {}
 
 def pytest_addoption(parser):
     group = parser.getgroup("picker conformance")
-    group.addoption("--picker", help="host:port of a picker that runs")
+    group.addoption("--picker", metavar="HOST:PORT",
+                    help="a picker that runs without TLS; its pool is --endpoints")  # fmt: skip
     group.addoption("--start", default="memroute", choices=("memroute", "trivial"),
-                    help="without --picker: which one is started")  # fmt: skip
-    group.addoption("--endpoints", default=ENDPOINTS,
-                    help="the endpoints of its pool, on this machine, with commas")  # fmt: skip
-    group.addoption("--model", default=MODEL, help="the model name that it serves")
-    group.addoption("--claims", default="",
-                    help="optional rules that the picker claims, with commas")  # fmt: skip
+                    help="which one is started without --picker (default: memroute)")  # fmt: skip
+    group.addoption("--endpoints", default=ENDPOINTS, metavar="HOST:PORT,...",
+                    help="its pool: addresses of this machine, where the suite serves engines "
+                    f"(default: {ENDPOINTS})")  # fmt: skip
+    group.addoption("--model", default=MODEL,
+                    help=f"the model name that it serves (default: {MODEL})")  # fmt: skip
+    group.addoption("--claims", default="", metavar="RULE,...",
+                    help="optional rules (MAY) that the picker claims, or all")  # fmt: skip
     group.addoption("--report", metavar="NAME", help="write NAME.json and NAME.md")
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "rule(name): the rule that the test is of")
+    if unknown := unknown_claims(config.getoption("--claims")):
+        optional = ", ".join(name for name, rule in RULES.items() if rule.level is Level.MAY)
+        message = f"--claims: {', '.join(unknown)}: optional rules are {optional}; or all"
+        raise pytest.UsageError(message)
+    picker, endpoints = config.getoption("--picker"), config.getoption("--endpoints")
+    places = [("--endpoints", one) for one in endpoints.split(",")]
+    for option, place in [("--picker", picker), *places] if picker else places:
+        host, _, port = place.rpartition(":")
+        if not host or not port.isdecimal():
+            message = f"{option}: {place!r} is not HOST:PORT"
+            raise pytest.UsageError(message)
+    if picker:
+        _must_listen(picker, endpoints)
+
+
+def _must_listen(picker, endpoints):
+    host, _, port = picker.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), 5).close()
+    except OSError as error:
+        message = f"--picker: nobody listens at {picker} ({error}): start it, with {endpoints} as "
+        raise pytest.UsageError(message + "its pool") from error
 
 
 def free_port() -> int:
@@ -71,7 +98,16 @@ def model(request):
 
 @pytest.fixture(scope="session")
 def engines(endpoints):
-    with Engines(endpoints) as running:
+    try:
+        engines = Engines(endpoints)
+    except OSError as error:
+        # Not a failure of each test: no rule has been broken.
+        message = (
+            f"--endpoints: {','.join(endpoints)} cannot be served on this machine ({error}): end "
+            "what listens there, or name others"
+        )
+        pytest.exit(message, returncode=pytest.ExitCode.USAGE_ERROR)
+    with engines as running:
         yield running
 
 
@@ -135,9 +171,16 @@ def _started(command, port, folder):
             process.wait(timeout=60)
 
 
+def is_ours(config):
+    """Whether it is memroute's picker that is tested."""
+    return not config.getoption("--picker") and config.getoption("--start") == "memroute"
+
+
 @pytest.fixture
-def overloaded_envoy(engines, endpoints, model, tmp_path):  # noqa: ARG001 - they run
+def overloaded_envoy(request, engines, endpoints, model, tmp_path):  # noqa: ARG001 - they run
     """Sends several requests at once to a pool that has room for one, and may hold none."""
+    if not is_ours(request.config):
+        pytest.skip("no other picker's pool can be made so small from here")
     with (
         memroute(tmp_path, endpoints[:1], model, "--max-queue-seconds", "0",
                  capacity_tokens=6000) as started,
@@ -240,12 +283,11 @@ def pytest_collection_modifyitems(config, items):
     """Optional rules are tested of pickers that claim them: memroute's claims them all."""
     claims = config.getoption("--claims")
     claimed = set(claims.split(",")) if claims else set()
-    is_ours = not config.getoption("--picker") and config.getoption("--start") == "memroute"
     for item in items:
         marker = item.get_closest_marker("rule")
         if marker is None or RULES[marker.args[0]].level is not Level.MAY:
             continue
-        if not is_ours and marker.args[0] not in claimed and "all" not in claimed:
+        if not is_ours(config) and marker.args[0] not in claimed and "all" not in claimed:
             item.add_marker(pytest.mark.skip(reason="optional, and not claimed (--claims)"))
 
 
@@ -254,3 +296,13 @@ def pytest_sessionfinish(session):
     if name and verdicts:
         subject = session.config.getoption("--picker") or session.config.getoption("--start")
         written(Path(name), subject, verdicts)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """The rules, after pytest's own words about tests."""
+    if verdicts:
+        terminalreporter.section("rules of the endpoint picker protocol")
+        for line in summary(verdicts):
+            terminalreporter.line(line)
+        if name := config.getoption("--report"):
+            terminalreporter.line(f"each of them: {name}.md, {name}.json")

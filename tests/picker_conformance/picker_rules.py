@@ -42,6 +42,12 @@ def _may(text: str, source: str) -> Rule:
     return Rule(Level.MAY, text, source)
 
 
+def unknown_claims(text: str) -> list[str]:
+    """What ``--claims`` names, with commas, that is no optional rule, nor ``all``."""
+    names = [name for name in text.split(",") if name and name != "all"]
+    return [name for name in names if name not in RULES or RULES[name].level is not Level.MAY]
+
+
 RULES = {
     "health-serving": _must(
         "The health service answers SERVING for envoy.service.ext_proc.v3.ExternalProcessor, for "

@@ -8,7 +8,7 @@ import urllib.request
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import free_port, memroute, memroute_process
+from conftest import free_port, is_ours, memroute, memroute_process
 from picker_gateway import DUPLEX, DUPLEX_NONE, Envoy, bootstrap, watched
 from picker_web import post
 
@@ -16,7 +16,7 @@ from picker_web import post
 @pytest.fixture
 def ours(request, engines, endpoints, model, tmp_path):  # noqa: ARG001 - they run
     """Starts memroute's picker, with a port of operations."""
-    if request.config.getoption("--picker") or request.config.getoption("--start") != "memroute":
+    if not is_ours(request.config):
         pytest.skip("of memroute's own picker")
     ops = free_port()
 

@@ -5,6 +5,7 @@ import shlex
 import sys
 import types
 
+import pytest
 import typer
 from typer.testing import CliRunner
 
@@ -33,9 +34,11 @@ def test_a_step_of_two_lines_is_read_as_one_step():
     assert url in "\n".join(step_lines(100.0, f"operator {url}, router {url} and {url}", 40))
 
 
-def test_what_to_paste_into_another_terminal_fits_and_is_valid():
+@pytest.mark.parametrize("has_gateway", [False, True])
+def test_what_to_paste_into_another_terminal_fits_and_is_valid(has_gateway):
     """A line of 82 characters broke inside of a quoted word."""
     text = kept_text(
+        has_gateway=has_gateway,
         kubeconfig="/run/memroute-9vt9tmox/admin.kubeconfig",
         operator_url="http://127.217.255.1:8080",
         router_url="http://127.217.255.2:8080",
@@ -45,3 +48,4 @@ def test_what_to_paste_into_another_terminal_fits_and_is_valid():
     command = text[text.index("curl") : text.index("memroute decisions")]
     *_, data = shlex.split(command)
     assert json.loads(data)["model"] == "chat"
+    assert text.split()[0] == ("gateway" if has_gateway else "router")

@@ -381,10 +381,14 @@ def test_an_operator_that_leads_gateways_needs_the_rights_of_its_component(repos
     assert added
 
 
-def asking_model():
+def asking_model(reason=None):
+    """``reason``: of its GatewayNotReady; None: gateways send requests by its pool."""
+    said = {"type": "GatewayNotReady", "status": "True", "reason": reason, "message": "why"}
     return {
-        "metadata": {"namespace": "models", "name": "chat"}, "spec": {"routing": {"gateway": {}}},
-    }  # fmt: skip
+        "metadata": {"namespace": "models", "name": "chat"},
+        "spec": {"routing": {"gateway": {}}},
+        "status": {"conditions": [said] if reason else []},
+    }
 
 
 def pool(name="chat", *, service="picker-chat", owner="chat", label=None):
@@ -430,10 +434,22 @@ def test_nothing_is_said_of_gateways_where_nobody_has_any(facts):
     [
         ({}, [("pools", "ok")]),
         ({"pools": None}, [("gateways", "failed")]),
-        ({"pools": None, "model_deployments": ()}, [("gateways", "failed")]),
+        ({"pools": None, "model_deployments": ()}, [("gateways", "warning")]),
         ({"pools": UNREAD}, [("gateways", "unknown")]),
         ({"pool_services": UNREAD}, [("pools", "unknown")]),
         ({"deployments": ()}, [("gateways", "failed"), ("pools", "ok")]),
+        (
+            {"pools": (), "model_deployments": (), "objectives": ()},
+            [("pools", "ok")],
+        ),
+        (
+            {"model_deployments": (asking_model("NoGateway"),)},
+            [("pools", "ok"), ("gateways", "warning")],
+        ),
+        (
+            {"model_deployments": (asking_model("NoPickerReady"),), "endpoint_slices": ()},
+            [("pools", "failed")],
+        ),
         ({"pool_services": ()}, [("pools", "failed")]),
         ({"endpoint_slices": ()}, [("pools", "failed")]),
         ({"endpoint_slices": UNREAD}, [("pools", "ok")]),
@@ -453,6 +469,16 @@ def test_a_picker_that_is_not_ready_is_told_and_one_that_is_not_there_is_no_faul
     states = {one.check: one.state for one in programs.check(broken)}
     assert states["picker"] is State.FAILED
     assert "picker" not in {one.check for one in programs.check(facts)}
+
+
+def test_where_a_picker_is_a_router_need_not_be(facts):
+    """An installation behind gateways alone failed for ever; without either nobody is served."""
+    operator = next(one for one in facts.programs("operator"))
+    gateways_only = replace(facts, deployments=(operator, program("picker")))
+    states = {one.check: one.state for one in programs.check(gateways_only)}
+    assert states["router"] is State.OK
+    neither = {one.check: one.state for one in programs.check(replace(facts, deployments=()))}
+    assert neither["router"] is State.FAILED
 
 
 def test_an_operator_of_some_namespaces_needs_to_write_in_those_alone():

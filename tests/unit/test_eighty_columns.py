@@ -20,6 +20,7 @@ from memroute_cli.main import COMMANDS, app
 from memroute_cli.terminal.console import Terminal
 from memroute_fetch.settings import options_parser
 from memroute_operator.settings import parse_settings as parse_operator
+from memroute_picker.settings import parse_settings as parse_picker
 from memroute_router.settings import parse_settings as parse_router
 from memroute_simulator.__main__ import main as simulator
 from operator_rig import mdep, node, operator_rig
@@ -195,7 +196,7 @@ def test_the_demo_fits():
         assert number in out.getvalue()
 
 
-@pytest.mark.parametrize("program", ["simulator", "fetch", "router", "operator"])
+@pytest.mark.parametrize("program", ["simulator", "fetch", "router", "picker", "operator"])
 def test_the_help_of_the_other_programs_fits(program, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(WIDTH))
     monkeypatch.setattr("sys.argv", [f"memroute-{program}", "--help"])
@@ -203,12 +204,17 @@ def test_the_help_of_the_other_programs_fits(program, capsys, monkeypatch):
         "simulator": simulator,
         "fetch": lambda: options_parser().parse_args(["--help"]),
         "router": lambda: parse_router(["--help"]),
+        "picker": lambda: parse_picker(["--help"]),
         "operator": lambda: parse_operator(["--help"]),
     }[program]
     with pytest.raises(SystemExit):
         called()
-    length, line = widest(capsys.readouterr().out)
+    told = capsys.readouterr().out
+    length, line = widest(told)
     assert length <= WIDTH, line
+    # A default is told once, and none is not told.
+    assert "(default: None)" not in told
+    assert not re.search(r"\(default:[^)]*\) \(default:", " ".join(told.split()))
 
 
 def test_what_kubectl_get_prints_of_a_deployment_fits(crd):

@@ -23,7 +23,8 @@ from memroute_operator.metrics import OperatorMetrics
 from memroute_operator.settings import parse_settings as parse_operator
 from memroute_operator.spec.deployment import COMMIT_UNKNOWN, MODEL_UNKNOWN
 from memroute_operator.spec.hub_models import CONFIG_TOO_LARGE, CRD_OUTDATED, MODEL_RESOLVING
-from memroute_picker.settings import WITHOUT, PickerSettings
+from memroute_picker.settings import TEXTS, WITHOUT, PickerSettings
+from memroute_picker.settings import parse_settings as parse_picker
 from memroute_router.discovery.words import ADMISSION_MODES, OVERLOAD_OBJECTIVES
 from memroute_router.lifecycle.failure import FailureCause
 from memroute_router.lifecycle.outcomes import Outcome
@@ -101,7 +102,7 @@ def test_the_settings_page_lists_exactly_the_flags(repository):
     assert {name for name in names(table) if name.startswith("--")} == {
         f"--{name.replace('_', '-')}" for name in own
     }
-    assert all(f"`{flag}`" in picker_part for flag in WITHOUT)
+    assert all(f"`{flag}`" in picker_part for flag in (*WITHOUT, *TEXTS))
     for part, settings in ((operator_part, parse_operator([])), (router_part, parse_router([]))):
         flags = {f"--{name.replace('_', '-')}" for name in settings.__slots__}
         assert {name for name in names(part) if name.startswith("--")} == flags
@@ -117,6 +118,15 @@ def test_the_settings_page_lists_exactly_the_flags(repository):
         "--no-enforce-eager",
     }
     assert told == flags - short
+
+
+def test_an_option_that_is_something_else_at_the_picker_says_so(capsys):
+    """A gateway has one connection for thousands of clients: to bound it as a client is wrong."""
+    with pytest.raises(SystemExit):
+        parse_picker(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "streams (requests) that one connection of a gateway may have" in told
+    assert "clients' connections" not in told
 
 
 def test_the_errors_page_knows_every_reason(repository):

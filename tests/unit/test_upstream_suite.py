@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from upstream_binary import SuiteError, check_suite, check_test, given_suite
 from upstream_pods import UnmappedError, environment_of, image_name, picker_flags, programs_of
 from upstream_report import (
     KNOWN_FAILURES,
@@ -220,6 +221,59 @@ def test_one_test_alone_leaves_the_others_out_without_blame():
     others = {name: Result(Outcome.SKIPPED, 0.0) for name in TESTS if name != asked}
     assert not any(row.is_wrong for row in judged(others | passed(asked), asked=asked).values())
     assert judged(others, asked=asked)[asked].is_wrong
+
+
+def test_a_test_that_the_suite_does_not_have_is_wrong():
+    """Whoever has misspelt a name must not be told that all is well."""
+    others = {name: Result(Outcome.SKIPPED, 0.0) for name in TESTS}
+    row = judged(others, asked="InferencePoolAcepted")["InferencePoolAcepted"]
+    assert (row.result.outcome, row.is_wrong) == (Outcome.NOT_RUN, True)
+    assert "no such test" in row.note
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("InferencePoolAcepted", "did you mean InferencePoolAccepted"), (LATER_TESTS[0], "--suite")],
+)
+def test_a_misspelt_test_is_told_before_anything_is_started(name, word):
+    """A cluster and a mesh were started first, which took a minute."""
+    check_test(TESTS[0])
+    with pytest.raises(SuiteError, match=word):
+        check_test(name)
+
+
+def program(folder, script):
+    path = folder / "suite"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_a_suite_of_the_callers_own_is_a_program_that_is_there(tmp_path):
+    suite = program(tmp_path, "")
+    out = tmp_path / "out"
+    assert given_suite(suite, out) == suite
+    for missing in (tmp_path / "none", tmp_path):
+        with pytest.raises(SuiteError, match="go test -c"):
+            given_suite(missing, out)
+    suite.chmod(0o644)
+    with pytest.raises(SuiteError, match="is no program"):
+        given_suite(suite, out)
+    suite.chmod(0o755)
+    with pytest.raises(SuiteError, match="move it"):
+        given_suite(suite, tmp_path)
+
+
+def test_a_suite_must_know_the_flags_that_it_is_run_with(tmp_path):
+    """Each flag is given to it, and it has the one test that upstream's suite is."""
+    check_suite(program(tmp_path, 'echo "$@" >&2; echo TestConformance'), ["-gateway-class=istio"])
+    unknown = 'echo "flag provided but not defined: $2" >&2; exit 2'
+    with pytest.raises(SuiteError, match="not defined: -gateway-class=istio"):
+        check_suite(program(tmp_path, unknown), ["-gateway-class=istio"])
+    with pytest.raises(SuiteError, match="no conformance suite"):
+        check_suite(program(tmp_path, "echo TestAnother"), [])
+    with pytest.raises(SuiteError, match="cannot be run"):
+        check_suite(tmp_path / "none", [])
 
 
 def report(*, passes=0, failures=(), skips=0):

@@ -27,7 +27,9 @@ def decisions(
     router: Annotated[
         str,
         typer.Option(
-            metavar="URL", help="Its operations port (kubectl port-forward brings it here)."
+            metavar="URL",
+            help="Its operations port, or an endpoint picker's (kubectl port-forward brings it "
+            "here).",
         ),
     ] = "http://localhost:8002",
     refused: Annotated[

@@ -93,7 +93,8 @@ def _fetch(router: str, path: str) -> list[dict[str, Any]]:
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         msg = (
             f"{url} does not answer ({_why(error)}); kubectl -n memroute-system port-forward "
-            "deploy/memroute-router 8002 brings it here, --router names another"
+            "deploy/memroute-router 8002 (or deploy/memroute-picker) brings it here, --router "
+            "names another"
         )
         raise UserError(msg) from error
     except ValueError as error:

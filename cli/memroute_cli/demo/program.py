@@ -139,7 +139,11 @@ def _run(console: Console, front: Front, *, seconds: float, keep: bool, seed: in
             else "\n[bold red]the job was not done[/]: see the crosses above"
         )
         if keep:
-            _keep(console, cluster, operator_url, router_url, ops_url)
+            text = kept_text(
+                kubeconfig=str(cluster.kubeconfig), operator_url=operator_url,
+                router_url=router_url, ops_url=ops_url, has_gateway=front.envoy is not None,
+            )  # fmt: skip
+            _keep(console, cluster, text)
     return passed
 
 
@@ -262,17 +266,9 @@ def _collect(
     )
 
 
-def _keep(
-    console: Console, cluster: EmulatedCluster, operator_url: str, router_url: str, ops_url: str
-) -> None:
+def _keep(console: Console, cluster: EmulatedCluster, text: str) -> None:
     """Leave it running until Ctrl-C or SIGTERM. Raises ``RuntimeError`` when a part of it ends."""
     console.rule("[bold]kept running")
-    text = kept_text(
-        kubeconfig=str(cluster.kubeconfig),
-        operator_url=operator_url,
-        router_url=router_url,
-        ops_url=ops_url,
-    )
     console.print(text, markup=False, soft_wrap=True)
     while True:
         time.sleep(REFRESH_SECONDS)

@@ -19,9 +19,16 @@ def step_lines(seconds: float, text: str, width: int) -> list[str]:
     )
 
 
-def kept_text(*, kubeconfig: str, operator_url: str, router_url: str, ops_url: str) -> str:
-    """Where everything is, what to paste into another terminal, and what to try there."""
-    return f"""router       {router_url}/v1
+def kept_text(
+    *, kubeconfig: str, operator_url: str, router_url: str, ops_url: str, has_gateway: bool = False
+) -> str:
+    """Where everything is, what to paste into another terminal, and what to try there.
+
+    ``has_gateway``: ``router_url`` is Envoy's, and the rest is of the picker that it asks.
+    """
+    entry = f"{'gateway' if has_gateway else 'router':13}{router_url}/v1"
+    entry += " (Envoy; all below is the picker's)" if has_gateway else ""
+    return f"""{entry}
              any API key; models chat, draft, large
 live map     {ops_url}/map/
 decisions    {ops_url}/debug/decisions

@@ -115,7 +115,8 @@ def _said(deployment: Deployment, parents: list[dict[str, Any]]) -> tuple[str, s
     if any(one["accepted"] == "True" for one in parents):
         return None
     why = (
-        f"no gateway sends requests by it yet: an HTTPRoute names {INFERENCE_POOLS.kind} "
-        f"{deployment.name} as its backend, of a gateway that knows InferencePools"
+        "no gateway sends requests by it yet: it takes an HTTPRoute whose backend is "
+        f"{INFERENCE_POOLS.kind} {deployment.name}, at a Gateway that takes routes of this "
+        "namespace (allowedRoutes) and knows InferencePools"
     )
     return "True", NO_GATEWAY, why

@@ -1,12 +1,13 @@
-"""Do gateways find the endpoint picker: the kind of its pools, the Services that these name?
+"""Do gateways find the endpoint picker, by pools and Services, and what do they make of it?
 
 Nothing is said where nobody has a picker, a pool that asks for it, or a ModelDeployment that does.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from memroute_cli.doctor.checks.network import ready_endpoints
-from memroute_cli.doctor.facts import PICKER, Facts, Unread, spec_of
+from memroute_cli.doctor.facts import PICKER, Facts, Unread, name_of, spec_of, status_of
 from memroute_cli.doctor.finding import Finding, failed, ok, unknown, warning
 from memroute_kube import KubeObject
 from memroute_kube.gateway import (
@@ -16,11 +17,16 @@ from memroute_kube.gateway import (
     picker_service_of,
 )
 from memroute_kube.resources import object_key
-from memroute_kube.shapes import mapping
+from memroute_kube.shapes import listed, mapping
+from memroute_operator.gateway.telling import NO_PICKER, PICKER_NOT_INSTALLED, POOLS_NOT_INSTALLED
 
 # Of one sort, before they are only counted.
 MAX_NAMED = 3
-_INSTALL = "install the chart with picker.enabled=true"
+# ModelDeployments of which it is told one by one what gateways say. Chosen by hand.
+MAX_MODELS = 5
+_INSTALL = "install the chart with picker.enabled=true, or apply install-picker.yaml of a release"
+# Reasons of GatewayNotReady that another finding tells, with its next step.
+_TOLD = frozenset({NO_PICKER, PICKER_NOT_INSTALLED, POOLS_NOT_INSTALLED})
 
 
 def check(facts: Facts) -> Iterator[Finding]:
@@ -29,13 +35,23 @@ def check(facts: Facts) -> Iterator[Finding]:
     has_picker = not isinstance(pickers, Unread) and bool(pickers)
     asking = _asking(facts)
     if facts.pools is None:
-        if asking or has_picker:
-            who = f"{_named(asking)} ask(s) for an" if asking else "there is a picker, and no"
+        install = (
+            f"install the CRD of {INFERENCE_POOLS.api_version} (Gateway API inference extension); "
+            "memroute goes on by itself then"
+        )
+        if asking:
             yield failed(
                 "gateways",
-                f"{who} {INFERENCE_POOLS.kind}, a kind that the cluster does not know",
-                f"install the CRD of {INFERENCE_POOLS.api_version} (Gateway API inference "
-                "extension); memroute goes on by itself then",
+                f"{_named(asking)} ask(s) for an {INFERENCE_POOLS.kind}, a kind that the cluster "
+                "does not know",
+                install,
+            )
+        elif has_picker:
+            yield warning(
+                "gateways",
+                f"the cluster does not know the kind {INFERENCE_POOLS.kind}: only a gateway that "
+                "has the picker's address in its own configuration (a bare Envoy) asks it",
+                install,
             )
         return
     if isinstance(facts.pools, Unread):
@@ -46,18 +62,55 @@ def check(facts: Facts) -> Iterator[Finding]:
     if (asking or ours) and not has_picker and not isinstance(pickers, Unread):
         names = asking or [object_key(one) for one in ours]
         yield failed("gateways", f"{_named(names)} ask(s) for a picker: there is none", _INSTALL)
+    if has_picker and not asking and not ours:
+        yield ok(
+            "pools",
+            "no gateway is led to the picker yet: a ModelDeployment asks by spec.routing.gateway, "
+            "a pool of your own by the label memroute.dev/picker=serve",
+        )
     yield from _pools(facts, ours)
+    yield from _not_ready(facts)
     yield from _objectives(facts, facts.pools)
 
 
 def _asking(facts: Facts) -> list[str]:
+    return [object_key(one) for one in _asking_models(facts)]
+
+
+def _asking_models(facts: Facts) -> list[KubeObject]:
     if isinstance(facts.model_deployments, Unread):
         return []
     return [
-        object_key(one)
-        for one in facts.model_deployments
-        if "gateway" in mapping(spec_of(one).get("routing"))
+        one for one in facts.model_deployments if "gateway" in mapping(spec_of(one).get("routing"))
     ]
+
+
+def _not_ready(facts: Facts) -> Iterator[Finding]:
+    """What the operator has heard of gateways: no route, a refusal, a name that is taken."""
+    said = [(one, condition) for one in _asking_models(facts) if (condition := _condition(one))]
+    for one, condition in said[:MAX_MODELS]:
+        namespace = one["metadata"].get("namespace")
+        yield warning(
+            "gateways",
+            f"{object_key(one)}: {condition.get('reason')}: {condition.get('message')}",
+            f"kubectl -n {namespace} get httproutes; kubectl -n {namespace} get "
+            f"mdep/{name_of(one)} -o jsonpath='{{.status.gateway}}'",
+        )
+    if len(said) > MAX_MODELS:
+        more = len(said) - MAX_MODELS
+        yield warning(
+            "gateways", f"no gateway sends requests to {more} more ModelDeployments",
+            "kubectl describe mdep -A, conditions GatewayNotReady",
+        )  # fmt: skip
+
+
+def _condition(model: KubeObject) -> dict[str, Any] | None:
+    """``GatewayNotReady``, where it is so and no other finding tells it."""
+    for one in map(mapping, listed(status_of(model).get("conditions"))):
+        if one.get("type") == "GatewayNotReady":
+            is_told = one.get("status") != "True" or one.get("reason") in _TOLD
+            return None if is_told else dict(one)
+    return None
 
 
 def _pools(facts: Facts, ours: list[KubeObject]) -> Iterator[Finding]:

@@ -26,12 +26,19 @@ MANY_RESTARTS = 5
 
 
 def check(facts: Facts) -> Iterator[Finding]:
-    """Of each program: there, ready, and of which release. A picker need not be there."""
+    """Of each program: there, ready, and of which release.
+
+    A picker need not be there; and where one is, a router need not: clients come by gateways.
+    """
+    pickers = facts.programs(PICKER)
+    has_picker = not isinstance(pickers, Unread) and bool(pickers)
     for component in (OPERATOR, ROUTER, PICKER):
         found = facts.programs(component)
         if isinstance(found, Unread):
             if component != PICKER:
                 yield unknown(component, found.why, found.next_step)
+        elif not found and component == ROUTER and has_picker:
+            yield ok(ROUTER, "there is none: requests come by gateways, which ask the picker")
         elif not found and component != PICKER:
             yield failed(
                 component, f"no Deployment of the {component} is in the cluster",
