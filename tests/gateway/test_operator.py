@@ -231,8 +231,8 @@ def test_requests_go_on_without_an_operator_which_puts_right_what_was_done_meanw
         cluster.kubectl("rollout", "status", *operator, "--timeout=120s")
     eventually(slices, lambda found: found == {f"{service}-ipv4"})
     assert "selector" not in cluster.read("service", APPS, service)["spec"]
-    eventually(model.ask, is_picked)
-    assert all(is_picked(model.ask()) for _ in range(20))
+    # Until Istio has told Envoy, every other request still goes to the strange slice.
+    eventually(lambda: [is_picked(model.ask()) for _ in range(20)], all)
 
 
 @pytest.mark.usefixtures("reader")
