@@ -24,6 +24,7 @@ TEXTS = "not measured: only where prompts are texts; `python -m bench.sizing` sh
 STORAGE = "not measured: only where engines tell of KV cache in storage"
 HOSTS = "not measured: only where KV cache on the host has brought nothing back yet"
 SLEEP = "not measured: only where models sleep"
+NO_DECISION = "not measured: it decides nothing, only how fast the same is found"
 LONG_SCRAPES = "not measured: only where readings are further apart than two seconds"
 
 UNMEASURED = {
@@ -72,6 +73,7 @@ UNMEASURED = {
     "peers.group.MAX_PEER_REQUESTS": MEMORY,
     "peers.group.MAX_REQUEST_TOKENS": GONE,
     "peers.group.SILENT_SECONDS": GONE,
+    "peers.open_requests._RANGE_BITS": NO_DECISION,
     "peers.reports.NO_SESSION": NAME,
     "peers.welcome.MAX_SESSIONS_TOLD": CHANGED,
     "prefixes.sessions.MAX_SESSIONS": MEMORY,
