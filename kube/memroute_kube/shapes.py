@@ -62,6 +62,11 @@ def mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def is_terminal(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod's containers have ended for good; its object may stay for weeks."""
+    return mapping(pod.get("status")).get("phase") in ("Succeeded", "Failed")
+
+
 def listed(value: object) -> list[Any]:
     """The list, or an empty one for anything else."""
     return value if isinstance(value, list) else []

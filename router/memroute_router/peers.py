@@ -23,7 +23,7 @@ from typing import Final
 from memroute.traffic.peers import Dropped, PeerGroup, encode_datagrams
 from memroute_kube import PODS, KubeObject, KubernetesClient, watch_forever
 from memroute_kube.resources import object_key
-from memroute_kube.shapes import OddObjectError, mapping
+from memroute_kube.shapes import OddObjectError, is_terminal, mapping
 from memroute_router.discovery.kube_objects import pod_address
 from memroute_router.peer_addresses import Address
 
@@ -36,8 +36,6 @@ RESOLVE_SECONDS: Final = 5.0
 # Before a port that is taken is tried again.
 RETRY_SECONDS: Final = 5.0
 MIN_SECRET_BYTES: Final = 16
-# Of pods that run no more, and will not again. Source: the Kubernetes API.
-_ENDED_PHASES: Final = frozenset({"Succeeded", "Failed"})
 
 
 class PeerSecretError(Exception):
@@ -278,11 +276,10 @@ def _address_of(pod: KubeObject) -> str | None:
     were evicted, for weeks). It would count as a router that is not heard: for its part of what
     tenants may take.
     """
-    status = mapping(pod.get("status"))
-    if status.get("phase") in _ENDED_PHASES:
+    if is_terminal(pod):
         return None
     try:
-        return pod_address(status.get("podIP"))
+        return pod_address(mapping(pod.get("status")).get("podIP"))
     except OddObjectError as error:
         LOGGER.warning("peer left out pod=%s reason=%s", object_key(pod), error)
         return None

@@ -4,9 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from memroute.placement import Neighbour
 from memroute_kube.resources import object_key
-from memroute_kube.shapes import mapping
+from memroute_kube.shapes import is_terminal, mapping
 from memroute_operator.pod_template.neighbours import apart_of
-from memroute_operator.replicas.reading import is_terminal
 from memroute_operator.replicas.replica import Replica
 from memroute_operator.spec.deployment import Deployment
 from memroute_operator.store.store import Objects

@@ -28,10 +28,11 @@ from memroute_kube.resources import (
     LABEL_DEPLOYMENT,
     object_key,
 )
+from memroute_kube.shapes import is_terminal
 from memroute_operator.ahead.facts import Ahead, read_ahead
 from memroute_operator.pod.pod_resources import ANY_RESOURCE, EVERY_DEVICE, requested_devices
 from memroute_operator.replicas.promises import MAX_DEVICE_BYTES, MAX_DEVICES
-from memroute_operator.replicas.reading import is_terminal, read_replica, read_slot
+from memroute_operator.replicas.reading import read_replica, read_slot
 from memroute_operator.replicas.replica import Replica
 from memroute_operator.store.reading_cache import Cache
 from memroute_operator.weights.container import LABEL_AHEAD

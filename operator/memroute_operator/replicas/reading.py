@@ -15,6 +15,7 @@ from memroute_kube.resources import (
     LABEL_REPLICA,
     is_condition_true,
 )
+from memroute_kube.shapes import is_terminal
 from memroute_kube.sleeping import wake_seconds_of
 from memroute_operator.failures import failure_of, last_end_of
 from memroute_operator.pod.pod_defaults import ENGINE_CONTAINER
@@ -127,12 +128,6 @@ def read_replica(pod: KubeObject) -> Replica | None:
 def read_slot(labels: Mapping[str, Any]) -> int | None:
     """The slot that a pod's labels name; None where they name none."""
     return _count(labels.get(LABEL_REPLICA))
-
-
-def is_terminal(pod: KubeObject) -> bool:
-    """Whether the pod's containers have ended for good."""
-    status = pod.get("status")
-    return isinstance(status, Mapping) and status.get("phase") in ("Succeeded", "Failed")
 
 
 def _container_image(pod: KubeObject) -> str | None:

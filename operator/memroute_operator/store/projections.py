@@ -22,6 +22,7 @@ from typing import Any, cast
 
 from memroute_kube import KubeObject
 from memroute_kube.resources import GROUP, LABEL_DEPLOYMENT
+from memroute_kube.shapes import is_terminal
 from memroute_operator.adapters.container import ADAPTERS_VOLUME
 from memroute_operator.store.sharing import interned, shared
 from memroute_operator.weights.container import LABEL_AHEAD, WEIGHTS_VOLUME
@@ -156,7 +157,7 @@ def _is_labelled(pod: KubeObject) -> bool:
 
 def _holds(pod: KubeObject) -> tuple[object, ...]:
     """What planning reads of a foreign pod: the accelerators that it holds, and where."""
-    metadata, spec, status = _parts(pod)
+    metadata, spec, _ = _parts(pod)
     resources = [
         [_mapping(c).get("resources") for c in _list(spec.get(field))]
         for field in ("containers", "initContainers")
@@ -164,8 +165,7 @@ def _holds(pod: KubeObject) -> tuple[object, ...]:
     held = any(resource for field in resources for resource in field)
     if not held and not spec.get("resourceClaims"):
         return (False,)
-    is_over = status.get("phase") in ("Succeeded", "Failed")
-    return True, metadata.get("uid"), spec.get("nodeName"), resources, is_over
+    return True, metadata.get("uid"), spec.get("nodeName"), resources, is_terminal(pod)
 
 
 def _deployment_matters(before: KubeObject, after: KubeObject) -> bool:

@@ -10,7 +10,8 @@ from memroute.units import GIB
 from memroute_kube import PODS, KubernetesClient, watch_forever
 from memroute_kube.quantities import parse_count
 from memroute_kube.resources import LABEL_DEPLOYMENT, LABEL_REPLICA, is_condition_true
-from memroute_operator.replicas.reading import is_terminal, read_replica
+from memroute_kube.shapes import is_terminal
+from memroute_operator.replicas.reading import read_replica
 from memroute_simulator.emulated_cluster import EmulatedCluster, find_kubectl
 from memroute_simulator.nodes.machines import MACHINES
 
