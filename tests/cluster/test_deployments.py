@@ -13,6 +13,7 @@ from cluster_support import (
     pods_of,
     wait_condition,
     wait_event,
+    wait_log,
     wait_ready,
 )
 from memroute.units import GIB
@@ -240,7 +241,8 @@ def test_an_engine_that_cannot_start_is_reported_with_why_and_what_helps(cluster
     assert f"kubectl logs --previous -n {namespace} {name}" in found["message"] or (
         f"kubectl describe pod -n {namespace} {name}" in found["message"]
     )
-    assert "no-such-flag" in cluster.kubectl("logs", name, "-n", namespace)
+    # The container that runs just now may have said nothing yet.
+    wait_log(cluster, namespace, name, "no-such-flag")
 
 
 @pytest.mark.parametrize(
@@ -394,5 +396,5 @@ def test_an_engine_never_gets_more_than_the_device_has(cluster, namespace):
         return found["status"].get("phase") == "Failed"
 
     cluster.wait_for("the engine to give up", failed)
-    assert "CUDA out of memory" in cluster.kubectl("logs", "greedy", "-n", namespace)
+    wait_log(cluster, namespace, "greedy", "CUDA out of memory")
     cluster.kubectl("delete", "pod", "greedy", "-n", namespace)

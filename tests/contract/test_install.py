@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from charts import chart, flags, objects_of, pod_of, run
-from cluster_support import program_address
+from cluster_support import program_address, wait_log
 from memroute_operator.rules.hbm_quotas import QUOTAS_NAME, read_quotas
 from memroute_operator.rules.name_grants import GRANTS_NAME, read_grants
 from memroute_operator.settings import parse_settings as parse_operator
@@ -188,9 +188,7 @@ def test_helm_installed_what_runs(cluster, helm):
     for component in ("operator", "router"):
         assert cluster.wait_for(component, lambda c=component: program_address(cluster, c))
     for component, word in (("operator", "kopf"), ("router", "listening")):
-        assert word in cluster.kubectl(
-            "logs", "-n", "memroute-system", f"deploy/memroute-{component}"
-        )
+        wait_log(cluster, "memroute-system", f"deploy/memroute-{component}", word)
 
 
 def asked_to_install(helm, repository, cluster, *values):

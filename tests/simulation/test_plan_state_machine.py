@@ -397,7 +397,9 @@ class RolloutHistory(PlanHistory):
                 continue
             is_said = self.cluster.deployments[name]["spec"]["rollout"].get("onFailure") == "Halt"
             kept = (status.get("lastGood") or {}).get("revision")
-            assert is_said or kept in (None, status["rollout"]["revision"]), f"{name} stays halted"
+            assert is_said or kept in (None, status["rollout"]["revision"]), (
+                f"{name} stays halted: {status['rollout']['message']}"
+            )
             halted.add(name)
         return halted
 

@@ -12,7 +12,7 @@ from memroute_kube.quantities import parse_count
 from memroute_kube.resources import LABEL_DEPLOYMENT, LABEL_REPLICA, is_condition_true
 from memroute_kube.shapes import is_terminal
 from memroute_operator.replicas.reading import read_replica
-from memroute_simulator.emulated_cluster import EmulatedCluster, find_kubectl
+from memroute_simulator.emulated_cluster import EmulatedCluster, KubectlError, find_kubectl
 from memroute_simulator.nodes.machines import MACHINES
 
 KILLED = (0, 137, 143)
@@ -139,6 +139,22 @@ def wait_event(cluster, namespace, reason, is_meant=lambda _event: True):
         return next((one for one in events if one["reason"] == reason and is_meant(one)), None)
 
     return cluster.wait_for(f"an Event {reason}", found)
+
+
+def wait_log(cluster, namespace, name, word):
+    """A word in what a pod's (or ``deploy/NAME``'s) container prints, now or after its next start.
+
+    A container that has just been started again has printed nothing; one that waits for its next
+    start may have no log.
+    """
+
+    def is_said():
+        try:
+            return word in cluster.kubectl("logs", name, "-n", namespace)
+        except KubectlError:
+            return False
+
+    cluster.wait_for(f"{word!r} in the log of {name}", is_said)
 
 
 def program_address(cluster, component):
