@@ -68,6 +68,10 @@ class PlanHistory(RuleBasedStateMachine):
         """Deployments that served in full, and to which nothing but edits has happened since."""
         self.edited_under_way = set()
         """Of those: the one replica that had left may find no room for the newer spec."""
+        self.in_slot = {}
+        """(Deployment, number of its slot) → the last replica that was in it."""
+        self.served = set()
+        """Uids of replicas that have been ready."""
 
     @initialize(
         num_nodes=st.integers(1, 3),
@@ -85,6 +89,8 @@ class PlanHistory(RuleBasedStateMachine):
     def step(self, planner, only=None):
         cluster = self.cluster
         before = {replica.uid: replica for replica in cluster.replicas()}
+        for replica in before.values():
+            self.note_served(replica)
         step = cluster.reconcile(planner, only=only)
         for action in step.actions:
             # What belongs to nobody any more is not drained, and the garbage collector does not.
@@ -116,8 +122,27 @@ class PlanHistory(RuleBasedStateMachine):
             )
             # By what engines really use: that of what was promised which a reading does not
             # show as used cannot be told from what is free, beside others.
-            total = (cluster.promised(uuid) - ending) * USED_RATIO + cluster.foreign[uuid]
+            foreign = max(0, cluster.foreign[uuid] - self.unclear_bytes(placed, uuid))
+            total = (cluster.promised(uuid) - ending) * USED_RATIO + foreign
             assert total <= USABLE_BYTES, f"{placed.key} beside others on {uuid}"
+
+    def note_served(self, replica):
+        self.in_slot[replica.deployment, replica.index] = replica
+        if replica.is_ready:
+            self.served.add(replica.uid)
+
+    def unclear_bytes(self, placed, uuid):
+        """Of what is used there, what may be engines of ours that never served, by readings.
+
+        Only beside one that takes the place of such an engine: that one's room counts as its own.
+        """
+        before = self.in_slot.get((placed.key.deployment, placed.key.index))
+        if before is None or before.uid in self.served:
+            return 0
+        unserved = [one for one in self.cluster.replicas() if one.uid not in self.served]
+        uids = {one.uid for one in unserved}
+        unserved += [before] if before.uid not in uids else []
+        return sum(one.device_bytes.get(uuid, 0) for one in unserved)
 
     def touch(self, *names):
         self.untouched -= set(names)
@@ -262,10 +287,22 @@ class PlanHistory(RuleBasedStateMachine):
             if self.is_full(name):
                 self.edited_under_way.discard(name)
             if name in self.untouched:
-                wanted = self.cluster.deployments[name]["spec"]["replicas"]
+                wanted = self.expected(name)
                 assert len(self.cluster.serving(name)) >= wanted - self.most_missing(name), name
             elif self.is_full(name) and not self.is_flapping(name):
                 self.untouched.add(name)
+
+    def expected(self, name):
+        """Replicas of which its bounds say how many may be away.
+
+        Edited while one was away, others may have taken its room; then a smaller revision is not
+        kept waiting for it: what it leaves may be what makes room.
+        """
+        wanted = self.cluster.deployments[name]["spec"]["replicas"]
+        if name not in self.edited_under_way:
+            return wanted
+        uid = self.cluster.deployments[name]["metadata"]["uid"]
+        return min(wanted, sum(one.owner_uid == uid for one in self.cluster.replicas()))
 
     def bounds(self, name):
         """How many replicas of it may be what."""
@@ -387,7 +424,9 @@ class RolloutHistory(PlanHistory):
         if not replica.is_terminating:
             return False
         is_lost = "lost" in self.cluster.nodes[replica.node]
-        return is_lost or self.cluster.stages[replica.uid]["stuck"]
+        stage = self.cluster.stages[replica.uid]
+        # What hung goes with the first tick after it is mended: until then it is as it was.
+        return is_lost or stage["stuck"] or self.cluster.now > stage["ends_at"]
 
     def halted(self):
         halted = set()
