@@ -22,7 +22,7 @@ from typing import Any, cast
 
 from memroute_kube import KubeObject
 from memroute_kube.resources import GROUP, LABEL_DEPLOYMENT
-from memroute_kube.shapes import is_terminal
+from memroute_kube.shapes import is_terminal, listed, mapping
 from memroute_operator.adapters.container import ADAPTERS_VOLUME
 from memroute_operator.store.sharing import interned, shared
 from memroute_operator.weights.container import LABEL_AHEAD, WEIGHTS_VOLUME
@@ -70,14 +70,14 @@ def project_pod(obj: KubeObject) -> KubeObject:
     kept_spec: KubeObject = {}
     if ours:
         kept_spec = _only(spec, _POD_SPEC_FIELDS)
-        if volumes := [v for v in _list(spec.get("volumes")) if _is_of_weights(v)]:
+        if volumes := [v for v in listed(spec.get("volumes")) if _is_of_weights(v)]:
             kept_spec["volumes"] = volumes
     elif spec.get("nodeName"):
         kept_spec["nodeName"] = spec["nodeName"]
     if spec.get("resourceClaims"):
         kept_spec["resourceClaims"] = spec["resourceClaims"]
     for field in ("containers", "initContainers"):
-        kept = [_container(c, keep_image=ours) for c in _list(spec.get(field))]
+        kept = [_container(c, keep_image=ours) for c in listed(spec.get(field))]
         if field == "containers" or any(c.get("resources") for c in kept):
             kept_spec[field] = kept if ours else [c for c in kept if c]
     kept_status = _only(status, _POD_STATUS_FIELDS if ours else ("phase", "podIP"))
@@ -107,7 +107,7 @@ def _one_of_a_node(spec: KubeObject) -> KubeObject:
 
 def _is_of_weights(volume: object) -> bool:
     """Of weights or adapters: who has one may load from that cache."""
-    return _mapping(volume).get("name") in (WEIGHTS_VOLUME, ADAPTERS_VOLUME)
+    return mapping(volume).get("name") in (WEIGHTS_VOLUME, ADAPTERS_VOLUME)
 
 
 def _is_our_annotation(name: str) -> bool:
@@ -122,7 +122,7 @@ def project_node(obj: KubeObject) -> KubeObject:
     metadata, spec, status = _parts(obj)
     kept_status = _only(status, _NODE_STATUS_FIELDS)
     kept_status["conditions"] = _conditions(status)
-    boot_id = _mapping(status.get("nodeInfo")).get("bootID")
+    boot_id = mapping(status.get("nodeInfo")).get("bootID")
     if boot_id is not None:
         kept_status["nodeInfo"] = {"bootID": boot_id}
     kept: KubeObject = interned(
@@ -151,7 +151,7 @@ def _pod_matters(before: KubeObject, after: KubeObject) -> bool:
 
 
 def _is_labelled(pod: KubeObject) -> bool:
-    labels = _mapping(_mapping(pod.get("metadata")).get("labels"))
+    labels = mapping(mapping(pod.get("metadata")).get("labels"))
     return LABEL_DEPLOYMENT in labels or LABEL_AHEAD in labels
 
 
@@ -159,7 +159,7 @@ def _holds(pod: KubeObject) -> tuple[object, ...]:
     """What planning reads of a foreign pod: the accelerators that it holds, and where."""
     metadata, spec, _ = _parts(pod)
     resources = [
-        [_mapping(c).get("resources") for c in _list(spec.get(field))]
+        [mapping(c).get("resources") for c in listed(spec.get(field))]
         for field in ("containers", "initContainers")
     ]
     held = any(resource for field in resources for resource in field)
@@ -172,7 +172,7 @@ def _deployment_matters(before: KubeObject, after: KubeObject) -> bool:
     def planned(obj: KubeObject) -> tuple[object, ...]:
         metadata, spec, status = _parts(obj)
         names = ("uid", "generation", "deletionTimestamp", "finalizers", "labels", "annotations")
-        failed = _mapping(status.get("rollout")).get("failed")
+        failed = mapping(status.get("rollout")).get("failed")
         return _only(metadata, names), spec, status.get("model"), status.get("lastGood"), failed
 
     return planned(before) != planned(after)
@@ -192,15 +192,7 @@ MODEL_DEPLOYMENT_PROJECTION = Projection(
 
 
 def _parts(obj: KubeObject) -> tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]:
-    return _mapping(obj.get("metadata")), _mapping(obj.get("spec")), _mapping(obj.get("status"))
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _list(value: object) -> Iterable[Any]:
-    return value if isinstance(value, list | tuple) else ()
+    return mapping(obj.get("metadata")), mapping(obj.get("spec")), mapping(obj.get("status"))
 
 
 def _only(source: Mapping[str, Any], fields: Iterable[str]) -> KubeObject:
@@ -209,7 +201,7 @@ def _only(source: Mapping[str, Any], fields: Iterable[str]) -> KubeObject:
 
 def _metadata(metadata: Mapping[str, Any], wants: Callable[[str], bool]) -> KubeObject:
     kept = _only(metadata, _METADATA_FIELDS)
-    annotations = _mapping(metadata.get("annotations"))
+    annotations = mapping(metadata.get("annotations"))
     wanted = {name: text for name, text in annotations.items() if wants(str(name))}
     if wanted:
         kept["annotations"] = wanted
@@ -220,23 +212,23 @@ def _metadata(metadata: Mapping[str, Any], wants: Callable[[str], bool]) -> Kube
 
 
 def _owners(metadata: Mapping[str, Any], fields: Iterable[str]) -> list[KubeObject]:
-    return [_only(_mapping(owner), fields) for owner in _list(metadata.get("ownerReferences"))]
+    return [_only(mapping(owner), fields) for owner in listed(metadata.get("ownerReferences"))]
 
 
 def _is_ready(status: Mapping[str, Any]) -> bool:
     return any(
         condition.get("type") == "Ready" and condition.get("status") == "True"
-        for condition in map(_mapping, _list(status.get("conditions")))
+        for condition in map(mapping, listed(status.get("conditions")))
     )
 
 
 def _container(container: object, *, keep_image: bool) -> KubeObject:
     """Ports, and what comes from device plugins: names with a slash; of ours the memory too."""
-    source = _mapping(container)
+    source = mapping(container)
     kept = _only(source, ("name", "image") if keep_image else ())
     if keep_image and source.get("startupProbe"):
         # How long a start may take: what ends one that is stuck is told by it.
-        probe = _mapping(source["startupProbe"])
+        probe = mapping(source["startupProbe"])
         kept["startupProbe"] = _only(probe, ("failureThreshold", "periodSeconds"))
     if source.get("ports") and (keep_image or _has_named_port(source)):
         kept["ports"] = source["ports"]
@@ -248,7 +240,7 @@ def _container(container: object, *, keep_image: bool) -> KubeObject:
         if (
             extended := {
                 name: amount
-                for name, amount in _mapping(_mapping(source.get("resources")).get(kind)).items()
+                for name, amount in mapping(mapping(source.get("resources")).get(kind)).items()
                 if "/" in str(name) or (keep_image and name == "memory")
             }
         )
@@ -259,17 +251,17 @@ def _container(container: object, *, keep_image: bool) -> KubeObject:
 
 
 def _has_named_port(container: Mapping[str, Any]) -> bool:
-    return any(_mapping(port).get("name") for port in _list(container.get("ports")))
+    return any(mapping(port).get("name") for port in listed(container.get("ports")))
 
 
 def _conditions(status: Mapping[str, Any]) -> list[KubeObject]:
     return [
-        _only(_mapping(condition), _CONDITION_FIELDS)
-        for condition in _list(status.get("conditions"))
+        _only(mapping(condition), _CONDITION_FIELDS)
+        for condition in listed(status.get("conditions"))
     ]
 
 
 def _without_version(obj: KubeObject) -> KubeObject:
-    metadata = dict(_mapping(obj.get("metadata")))
+    metadata = dict(mapping(obj.get("metadata")))
     metadata.pop("resourceVersion", None)
     return {**obj, "metadata": metadata}
