@@ -2,7 +2,7 @@
 
 import ipaddress
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Final
@@ -13,7 +13,9 @@ from memroute_picker.grpc.listening import GrpcServer
 from memroute_picker.health import HealthCheck, HealthChecks, HealthWatch
 from memroute_picker.metrics import PickerCollector
 from memroute_picker.picking.claims import MODEL_FIELD
+from memroute_picker.picking.exchange import GatewayExchange
 from memroute_picker.picking.process import Process
+from memroute_picker.picking.served_here import names_in
 from memroute_picker.picking.side import PickerSide
 from memroute_picker.pools.book import PoolBook
 from memroute_picker.pools.objectives import Objectives
@@ -21,6 +23,7 @@ from memroute_picker.protocol.names import HEALTH_CHECK_PATH, HEALTH_WATCH_PATH,
 from memroute_picker.settings import PickerSettings
 from memroute_router.access.proxies import TrustedProxies
 from memroute_router.app import Front, Router
+from memroute_router.http.exchange import Exchange
 from memroute_router.http.outbox import Outbox
 from memroute_router.http.tls import server_files
 from memroute_router.limits import server_limits
@@ -102,6 +105,13 @@ class Picker(Router):
 
     def _ticks(self) -> list[tuple[str, Callable[[], None]]]:
         return [*super()._ticks(), ("health", self.health.tick)]
+
+    def _names_here(self, exchange: Exchange, names: Sequence[str]) -> Sequence[str]:
+        """Those of the pool that the gateway asks for: others are led to by other routes."""
+        target = None
+        if isinstance(exchange, GatewayExchange):
+            target = exchange.process.asking.target_pool
+        return names_in(self.pools, target, names)
 
     def _handler_for(self, call: Call, fields: list[Field]) -> Handler | None:
         """What a call is about; None: no such method."""

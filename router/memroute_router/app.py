@@ -5,7 +5,7 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Protocol
@@ -161,7 +161,12 @@ class Router:
             b"/ready": self._ready,
         }
         self.own = own = OwnAnswers(
-            self.pools, self.gate, self.metrics, self.journal, health=health
+            self.pools,
+            self.gate,
+            self.metrics,
+            self.journal,
+            names_here=self._names_here,
+            health=health,
         )
         self.services = Services(
             intake=IntakeServices(
@@ -386,6 +391,10 @@ class Router:
                     port=settings.peer_port,
                 )
                 group.create_task(pods, name="peer pods")
+
+    def _names_here(self, exchange: Exchange, names: Sequence[str]) -> Sequence[str]:
+        """Of the names that a client may know of, those that it can ask for here: all."""
+        return names
 
     def _ready(self, exchange: Exchange) -> None:
         ready = self.is_ready

@@ -326,6 +326,47 @@ async def test_a_foreign_pool_is_told_apart_from_a_modeldeployment_of_its_name()
             assert [one.info.pod for one in passes_to(rig.router.side, asking)] == ["chat-0"]
 
 
+async def test_a_pool_names_what_can_be_had_through_it():
+    """Whoever may ask one pool has not been let in to the others."""
+    async with cluster_stub() as (cluster, client):
+        for index, (name, served) in enumerate({"chat": "chat", "other": "m"}.items()):
+            obj = router_objects.deployment(name=name, served=served)
+            replica = router_objects.pod(
+                name=f"{name}-0", of=name, served=served, address=f"10.0.1.{index + 1}"
+            )
+            cluster.put("pods", replica)
+            cluster.put("modeldeployments", router_objects.told(obj, replica))
+            cluster.put("inferencepools", written_pool(name))
+        cluster.put("inferencepools", asking_pool())
+        cluster.put("pods", pod(namespace="own"))
+        async with following(client, fleet=True) as rig, Gateway(rig.port) as gateway:
+            await until(lambda: len(endpoints(rig)) == 3)
+
+            async def asked(called, path):
+                stream = Stream(gateway, called=called)
+                stream.head(is_last=True, **{":method": "GET", ":path": path})
+                return await stream.next()
+
+            for called, names in (
+                (b"picker-chat.a.svc:9002", ["chat"]),
+                (b"picker-other.a.svc:9002", ["m"]),
+                (b"", ["chat", "m"]),
+            ):
+                listed = json.loads((await asked(called, "/v1/models")).body)["data"]
+                assert [one["id"] for one in listed] == names
+                described = (await asked(called, "/openapi.json")).body
+                assert [name for name in ("chat", "m") if b'"%b"' % name.encode() in described] == (
+                    names
+                )
+                assert (await asked(called, "/v1/models/m")).status == (
+                    200 if "m" in names else 404
+                )
+            # Only a pod knows what a pool that somebody else wrote serves.
+            for path in ("/v1/models", "/v1/models/any"):
+                answer = await asked(b"picker-own.own.svc:9002", path)
+                assert answer.endpoint == "10.0.0.1:9"
+
+
 async def test_several_pools_that_are_named_are_told_apart():
     """Without ModelDeployments, and each with the ports of its own ranks."""
     async with cluster_stub() as (cluster, client):

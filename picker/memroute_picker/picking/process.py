@@ -22,6 +22,7 @@ from memroute_picker.picking.fallbacks import endpoint_in, next_in_line
 from memroute_picker.picking.heads import AnswerHead
 from memroute_picker.picking.passing import passes_to
 from memroute_picker.picking.request import PickedRequest
+from memroute_picker.picking.served_here import are_named_by_pods
 from memroute_picker.picking.side import PickerSide
 from memroute_picker.picking.telling import Telling
 from memroute_picker.protocol import answers
@@ -261,7 +262,7 @@ class Process(Handler):
                 side.services, exchange, route, side.num_requests
             )
             request.begin()
-        elif side.passes_other_paths:
+        elif side.passes_other_paths or (side.gate is None and are_named_by_pods(exchange)):
             self._pass_to_any(exchange)
         else:
             side.otherwise(exchange)

@@ -1,6 +1,6 @@
 """A request's life where a gateway carries it: the router's, but for the way to the engine."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from typing import Final
 
@@ -8,8 +8,8 @@ from memroute.traffic.admission import RejectReason
 from memroute.traffic.dispatch import Lease
 from memroute_picker.picking.attempt import PickedAttempt
 from memroute_picker.picking.exchange import GatewayExchange
-from memroute_picker.picking.fallbacks import is_served_by, named, of_deployment
-from memroute_picker.pools.book import PoolTarget
+from memroute_picker.picking.fallbacks import named, of_deployment
+from memroute_picker.picking.served_here import names_in, serves
 from memroute_router.discovery.names import unknown_model
 from memroute_router.lifecycle.attempt import Attempt
 from memroute_router.lifecycle.lifecycle import Lifecycle
@@ -17,7 +17,6 @@ from memroute_router.lifecycle.outcomes import Outcome
 from memroute_router.lifecycle.phases import Happening
 from memroute_router.lifecycle.refusal import Refusal, unknown
 from memroute_router.replicas.pool import Pool
-from memroute_router.replicas.pools import Pools
 from memroute_router.replicas.replica import Replica
 from memroute_router.services import Services
 from memroute_router.surface import Route
@@ -96,7 +95,7 @@ class PickedRequest(Lifecycle):
         found = pools.get(model)
         if target is not None:
             # Another ModelDeployment's model is none of this pool's.
-            return found if found is not None and _serves(found, target) else None
+            return found if found is not None and serves(found, target) else None
         if found is None and asking.allowed:
             # It does not say which pool, but which endpoints: those of a pool that takes any name.
             for name in pools.any_name:
@@ -112,7 +111,7 @@ class PickedRequest(Lifecycle):
             intake = self._services.intake
             names = intake.names_for(self._gateway.fields)
             if names is not None:
-                names = _names_in(intake.pools, target, names)
+                names = names_in(intake.pools, target, names)
             refusal = unknown(unknown_model(self._account.model, names))
         super()._refuse(happening, refusal)
 
@@ -151,21 +150,3 @@ class PickedRequest(Lifecycle):
         """Whether the gateway is one whose word is believed."""
         proxies = self._services.proxies
         return proxies is not None and proxies.trust(self._gateway.process.call.peer)
-
-
-def _serves(pool: Pool, target: PoolTarget) -> bool:
-    """Whether what a gateway's pool leads to serves the model of one of ours."""
-    if target.deployment is None:
-        return pool.model == target.model
-    return is_served_by(pool, target.namespace, target.deployment)
-
-
-def _names_in(pools: Pools, target: PoolTarget, names: Sequence[str]) -> list[str]:
-    """Those of the names that clients can ask for through a gateway's pool."""
-    served = {pool.model for pool in pools.by_model.values() if _serves(pool, target)}
-    found = []
-    for name in names:
-        pool = pools.get(name)
-        if pool is not None and pool.model in served:
-            found.append(name)
-    return found

@@ -25,6 +25,7 @@ from memroute_router.replicas.pool import Pool
 from memroute_router.replicas.pools import Pools
 from memroute_router.surface import ROUTES
 
+MODELS_PATH = b"/v1/models"
 MODEL_PATH = b"/v1/models/"
 NO_CORS = (
     "; cross-origin requests of browsers (CORS) are not answered here: put a gateway that checks "
@@ -48,15 +49,20 @@ class OwnAnswers:
         metrics: RouterMetrics,
         journal: Journal,
         *,
+        names_here: Callable[[Exchange, Sequence[str]], Sequence[str]],
         health: Mapping[bytes, Callable[[Exchange], None]],
     ) -> None:
-        """``gate``: who may ask for which model; None: everybody. ``health``: answers by path."""
+        """``gate``: who may ask for which model; None: everybody. ``health``: answers by path.
+
+        ``names_here``: of the names that a client may know of, those to be had where it asks.
+        """
         self._pools = pools
         self._gate = gate
+        self._names_here = names_here
         self._metrics = metrics
         self._journal = journal
         self._started_at = int(time.time())
-        self._routes = {**health, b"/openapi.json": self._openapi, b"/v1/models": self._models}
+        self._routes = {**health, b"/openapi.json": self._openapi, MODELS_PATH: self._models}
 
     def answer(self, exchange: Exchange) -> None:
         """What is not sent to an engine."""
@@ -139,8 +145,7 @@ class OwnAnswers:
         self._journal.add(record)
 
     def _openapi(self, exchange: Exchange) -> None:
-        names = self.names_for(exchange.fields) or ()
-        exchange.respond(200, orjson.dumps(openapi_document(names)))
+        exchange.respond(200, orjson.dumps(openapi_document(list(self._named(exchange)))))
 
     def _models(self, exchange: Exchange) -> None:
         named = self._named(exchange)
@@ -166,12 +171,12 @@ class OwnAnswers:
             # The same words whether it exists or not.
             self._refuse_as(exchange, no_such_model(name))
         else:
-            told = unknown_model(name[:MAX_MODEL_CHARACTERS], self.names_for(exchange.fields))
+            told = unknown_model(name[:MAX_MODEL_CHARACTERS], list(named))
             self._refuse_as(exchange, unknown(told))
 
     def _named(self, exchange: Exchange) -> dict[str, Pool]:
-        """The models that the client may know of."""
-        names = self.names_for(exchange.fields) or ()
+        """The models that the client may know of, and have where it asks."""
+        names = self._names_here(exchange, self.names_for(exchange.fields) or ())
         return {name: pool for name in names if (pool := self._pools.get(name))}
 
     def _model_document(self, name: str, named: Mapping[str, Pool]) -> dict[str, object]:
