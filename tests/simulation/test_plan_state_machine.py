@@ -332,7 +332,7 @@ class PlanHistory(RuleBasedStateMachine):
             stage["stuck"] = False
         quiet = 0
         for _ in range(SETTLE_STEPS):
-            num_actions = 0
+            num_actions, phases = 0, self.phases()
             for planner in cluster.planners:
                 cluster.sync(planner)
                 num_actions += len(self.step(planner).actions)
@@ -340,15 +340,19 @@ class PlanHistory(RuleBasedStateMachine):
             self.what_serves_and_is_only_edited_keeps_all_but_one()
             if len(cluster.planners) == 1:
                 self.no_device_is_promised_more_than_it_has()
-            quiet = (
-                0
-                if num_actions or any(r.is_terminating for r in cluster.replicas())
-                else (quiet + 1)
-            )
+            # What is found in one step is acted on in the next.
+            is_moving = num_actions or self.phases() != phases
+            is_moving = is_moving or any(r.is_terminating for r in cluster.replicas())
+            quiet = 0 if is_moving else quiet + 1
             if quiet == 25:
                 return
         msg = "it does not come to rest"
         raise AssertionError(msg)
+
+    def phases(self):
+        """How far the rollouts have come, as their statuses say."""
+        statuses = self.cluster.status.items()
+        return {name: (status.get("rollout") or {}).get("phase") for name, status in statuses}
 
     def teardown(self):
         cluster = self.cluster
