@@ -521,6 +521,19 @@ async def test_what_is_none_of_the_api_is_refused_or_passes_as_told():
         assert rig.num_leases == 0
 
 
+async def test_trailers_without_a_body_have_no_way_where_bodies_are_buffered():
+    """The head is answered before they come, and an answer to no body would break the stream."""
+    async with picker("--pass-other-paths") as (rig, gateway):
+        for requests, wanted in (({"requests": BUFFERED}, [1, 7]), ({}, [1, 3, 5])):
+            stream = Stream(gateway, **requests)
+            stream.head(**{":path": "/version"})
+            stream.trailers()
+            answers = [await stream.next() for _ in wanted]
+            assert [answer.kind for answer in answers] == wanted
+            assert answers[-1].status == (400 if requests else 0)
+        assert rig.router.grpc.budget.held_bytes == 0
+
+
 async def test_an_answer_without_a_body_gets_none():
     """A message of a body that nobody waits for is a spurious one."""
     async with picker(replicas=("a",)) as (rig, gateway):

@@ -276,6 +276,9 @@ class Process(Handler):
         if self._is_locked_out(fields):
             return
         found = passes_to(side, asking)
+        if asking.has_trailers and not body and self.telling.is_buffered:
+            # Its head has been answered, and nothing is left that may say where it goes.
+            found = Declined(400, "trailers without a body, where bodies come BUFFERED")
         if isinstance(found, Declined):
             self._decline(found)
             return
