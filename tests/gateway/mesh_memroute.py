@@ -65,7 +65,7 @@ class Reader:
     def apply(self, file: str) -> None:
         """Apply a release's file, and wait until all of it runs."""
         self.run(f"kubectl apply --server-side -f {file}\n"
-                 f"kubectl rollout status -n {SYSTEM} deployment --timeout=120s")  # fmt: skip
+                 f"kubectl rollout status -n {SYSTEM} deployment --timeout=240s")  # fmt: skip
 
     def follow(self, word: str) -> str:
         """Run the page's only script that has this word; what it prints."""
@@ -113,7 +113,7 @@ class Model:
     def delete(self) -> None:
         """It is gone, and so are its replicas."""
         self._cluster.kubectl("delete", "mdep", self.name, "-n", APPS, "--ignore-not-found")
-        self._cluster.wait_for("replicas to go", lambda: not self.pods(), timeout_seconds=60)
+        self._cluster.wait_for("replicas to go", lambda: not self.pods())
 
     @property
     def status(self) -> dict:
