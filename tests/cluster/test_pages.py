@@ -242,4 +242,6 @@ def test_the_model_of_the_kind_tutorial_gets_a_place_on_a_worker_without_a_gpu(
     finally:
         cluster.kubectl("annotate", "node", "plain", "memroute.dev/device-memory-")
         for part in ("capacity", "allocatable"):
+            # As the node was: whether it was added or not, it can be taken away then.
             patch_status("add", f"/status/{part}/nvidia.com~1gpu", value="0")
+            patch_status("remove", f"/status/{part}/nvidia.com~1gpu")
