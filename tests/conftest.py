@@ -66,7 +66,7 @@ NUM_LOG_LINES = 40
 # How long a test on a control plane may take, in seconds: some wait for a dozen states, each of
 # which may take its time on a slow machine.
 CLUSTER_SECONDS = 900
-CLUSTER_FOLDERS = {"cluster", "contract", "e2e"}
+CLUSTER_FOLDERS = {"cluster", "contract", "e2e", "gateway"}
 # What takes longer: programs as processes; whole operators, fleets and routers on their own clocks.
 SLOW_FOLDERS = {"programs", "simulation"}
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mesh_cluster import APPS, POOLS, MeshCluster
 from mesh_network import PREFIX, add_address
-from mesh_web import ask
+from mesh_web import TIMEOUT_SECONDS, ask
 
 from cluster_support import get_deployment, manifest, pods_of
 from memroute_kube.resources import is_condition_true
@@ -148,7 +148,8 @@ def is_picked(answer) -> bool:
 
 def num_served(address: str) -> float:
     """Requests that an engine has served, by its own word."""
-    with urllib.request.urlopen(f"http://{address}:8000/metrics", timeout=30) as page:
+    url = f"http://{address}:8000/metrics"
+    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as page:
         text = page.read().decode()
     return sum(map(float, re.findall(r"(?m)^vllm:request_success_total\{.*\} (\S+)$", text)))
 

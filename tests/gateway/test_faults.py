@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from mesh_cluster import rule
 from mesh_pods import OPS_PORT
-from mesh_web import SELECTION, Stream, ask, eventually, is_served, many, prompt
+from mesh_web import SELECTION, TIMEOUT_SECONDS, Stream, ask, eventually, is_served, many, prompt
 
 # Events of an answer that lasts longer than what is done to it: 20 ms each. None is waited for to
 # its end.
@@ -17,7 +17,8 @@ NUM_EVENTS = 3000
 
 def leases(picker):
     """Requests that hold memory, as the picker has it; None: it does not say."""
-    with urllib.request.urlopen(f"http://{picker.address}:{OPS_PORT}/metrics", timeout=30) as page:
+    url = f"http://{picker.address}:{OPS_PORT}/metrics"
+    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as page:
         found = re.findall(
             r"(?m)^memroute_router_requests_in_flight\{.*\} (\S+)$", page.read().decode()
         )
