@@ -76,7 +76,8 @@ def test_every_answer_is_one_that_is_described(router, tmp_path):
     for url in router:
         command = [Path(sys.executable).parent / "schemathesis", "run", f"{url}/openapi.json"]
         found = subprocess.run(
-            [*command, "--max-examples", EXAMPLES, "--seed", "1", "--no-color"],
+            [*command, "--max-examples", EXAMPLES, "--seed", "1", "--no-color",
+             "--request-timeout", "120"],
             capture_output=True, text=True, check=False, cwd=tmp_path,
         )  # fmt: skip
         assert found.returncode == 0, found.stdout[-5000:]
