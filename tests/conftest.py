@@ -66,7 +66,7 @@ NUM_LOG_LINES = 40
 # How long a test on a control plane may take, in seconds: some wait for a dozen states, each of
 # which may take its time on a slow machine.
 CLUSTER_SECONDS = 900
-CLUSTER_FOLDERS = {"cluster", "contract", "e2e"}
+CLUSTER_FOLDERS = {"cluster", "contract", "e2e", "gateway"}
 # What takes longer: programs as processes; whole operators, fleets and routers on their own clocks.
 SLOW_FOLDERS = {"programs", "simulation"}
 
@@ -155,11 +155,11 @@ def namespace(cluster, request):
     import re
     import secrets
 
+    from cluster_support import create_namespace
+
     stem = re.sub(r"[^a-z0-9]+", "-", request.node.originalname.lower())[:40].strip("-")
     name = f"{stem}-{secrets.token_hex(2)}"
-    cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-    # Kubernetes makes the account that pods need a moment later.
-    cluster.wait_for("its ServiceAccount", lambda: cluster.get("serviceaccounts", "-n", name))
+    create_namespace(cluster, name)
     yield name
     cluster.delete_all("mdep", name)
     cluster.wait_for("ModelDeployments to go", lambda: not cluster.get("mdep", "-n", name))

@@ -1,9 +1,9 @@
 import pytest
 
-from cluster_support import program_address
+from cluster_support import router_of
 
 
 @pytest.fixture
 def router_url(cluster):
     """Where the cluster's router takes requests."""
-    return f"http://{program_address(cluster, 'router')}:8000"
+    return router_of(cluster)

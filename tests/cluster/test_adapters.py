@@ -1,14 +1,14 @@
 """LoRA adapters on the emulated fleet: added, asked for and removed, and no engine is restarted."""
 
 import httpx
-import pytest
 
 from cluster_support import (
+    ANSWER_SECONDS,
     apply,
     condition,
+    fetch,
     get_deployment,
     pods_of,
-    program_address,
     wait_event,
     wait_ready,
 )
@@ -16,14 +16,11 @@ from cluster_support import (
 MODEL = "Qwen/Qwen3-0.6B"
 
 
-@pytest.fixture
-def router_url(cluster):
-    return f"http://{program_address(cluster, 'router')}:8000"
-
-
 def ask(router_url, name):
     body = {"model": name, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
-    return httpx.post(f"{router_url}/v1/chat/completions", json=body, timeout=30, trust_env=False)
+    return httpx.post(
+        f"{router_url}/v1/chat/completions", json=body, timeout=ANSWER_SECONDS, trust_env=False
+    )
 
 
 def deploy(cluster, namespace, *adapters):
@@ -80,7 +77,7 @@ def test_an_adapter_is_loaded_asked_for_and_unloaded_while_the_engine_runs(
     address = pod["status"]["podIP"]
 
     def is_unloaded():
-        page = httpx.get(f"http://{address}:8000/v1/models", trust_env=False).json()
+        page = fetch(f"http://{address}:8000/v1/models").json()
         return [one["id"] for one in page["data"]] == [namespace]
 
     cluster.wait_for("the engine to have unloaded it", is_unloaded)

@@ -4,8 +4,16 @@ import contextlib
 import json
 import threading
 
-from cluster_support import apply, get_deployment, pods_of, wait_ready, watched
-from fake_hub import SHARDS, held
+from cluster_support import (
+    apply,
+    get_deployment,
+    pods_of,
+    wait_quotas,
+    wait_ready,
+    wait_replicas,
+    watched,
+)
+from fake_hub import SHARDS, dripping
 from memroute_kube.resources import is_condition_true
 
 MEMORY = {"maxContextTokens": 1024}
@@ -49,7 +57,7 @@ def users_told(pod):
 def slow_hub(hub):
     """A hub that sends half of a file, and the rest when it is let."""
     go_on = threading.Event()
-    hub.faults[SHARDS[0]] = [held(10_000, go_on)]
+    hub.faults[SHARDS[0]] = [dripping(10_000, go_on)]
     try:
         yield go_on
     finally:
@@ -79,20 +87,16 @@ def test_two_replicas_that_start_at_once_fetch_once_and_the_next_start_fetches_n
         go_on.set()
         wait_ready(cluster, namespace, "m")
     assert bytes_sent(hub) - before == size_of_weights(hub)
+    gone = set()
     for pod in pods_of(cluster, namespace, "m"):
         (engine,) = pod["spec"]["containers"]
         assert engine["args"][:2] == ["--model", "/model"]
         assert {"name": "HF_HUB_OFFLINE", "value": "1"} in engine["env"]
         cluster.kubectl("delete", "pod", pod["metadata"]["name"], "-n", namespace, "--wait=false")
-        cluster.wait_for(
-            "its pod to go",
-            lambda uid=pod["metadata"]["uid"]: all(
-                one["metadata"]["uid"] != uid for one in pods_of(cluster, namespace, "m")
-            ),
-        )  # fmt: skip
-    wait_ready(cluster, namespace, "m")
+        gone.add(pod["metadata"]["uid"])
+        pods = wait_replicas(cluster, namespace, "m", 2, without=gone)
     assert bytes_sent(hub) - before == size_of_weights(hub), "the second start reads no byte"
-    users = {pod["metadata"]["uid"]: users_told(pod) for pod in pods_of(cluster, namespace, "m")}
+    users = {pod["metadata"]["uid"]: users_told(pod) for pod in pods}
     assert any(users.keys() & set(told) for told in users.values()), (
         "whoever came second knows whose weights are not to be evicted"
     )
@@ -195,10 +199,7 @@ def test_what_a_rollout_needs_is_fetched_while_the_old_replicas_serve(cluster, n
         "metadata": {"name": "pods", "namespace": namespace}, "spec": {"hard": {"pods": "2"}},
     }  # fmt: skip
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps(quota))
-    cluster.wait_for(
-        "the quota to count",
-        lambda: cluster.get("resourcequotas", "-n", namespace)[0]["status"].get("used"),
-    )
+    wait_quotas(cluster, namespace)
     with watched(cluster, namespace, "m", ".status.rollout.message") as told:
         load("main")
         cluster.wait_for(

@@ -8,13 +8,17 @@ from cluster_support import (
     FAULT,
     apply,
     condition,
+    fetch,
     get_deployment,
     pod_names,
     pods_of,
     wait_condition,
     wait_event,
     wait_log,
+    wait_program,
+    wait_quotas,
     wait_ready,
+    wait_replicas,
 )
 from memroute.units import GIB
 from memroute_kube.resources import is_condition_true
@@ -207,6 +211,7 @@ def test_a_model_that_waits_is_placed_when_room_is_made(cluster, namespace):
 def test_a_quota_that_refuses_pods_is_told_and_holds_nobody_up(cluster, namespace):
     """Another namespace's deployments are placed after it, all the same."""
     cluster.kubectl("create", "quota", "none", "--hard=pods=0", "-n", namespace)
+    wait_quotas(cluster, namespace)
     apply(cluster, namespace, "a")
     found = wait_condition(cluster, namespace, "a", "Ready", "PodRefused")
     assert "exceeded quota" in found["message"]
@@ -214,6 +219,7 @@ def test_a_quota_that_refuses_pods_is_told_and_holds_nobody_up(cluster, namespac
     apply(cluster, "default", "later", model={"name": "Qwen/Qwen3-0.6B", "servedName": "later"})
     wait_ready(cluster, "default", "later")
     cluster.kubectl("delete", "mdep", "later", "-n", "default")
+    cluster.wait_for("its pod to go", lambda: not pods_of(cluster, "default"))
     cluster.kubectl("delete", "quota", "none", "-n", namespace)
     wait_ready(cluster, namespace, "a")
 
@@ -295,8 +301,9 @@ def test_a_lost_scheduling_race_is_planned_again(cluster, namespace):
         cluster.kubectl("apply", "-f", "-", stdin=json.dumps(thief))
     finally:
         scheduler.send_signal(signal.SIGCONT)
-    wait_ready(cluster, namespace, "m")
-    assert pods_of(cluster, namespace)[0]["spec"]["nodeName"] != node
+    # Where the scheduler had not yet heard of the thief, the node has refused the first pod.
+    (pod,) = wait_replicas(cluster, namespace, "m", 1)
+    assert pod["spec"]["nodeName"] != node
     cluster.kubectl("delete", "pod", "thief", "-n", namespace)
 
 
@@ -324,7 +331,7 @@ def test_another_tenants_bytes_are_not_promised(cluster, namespace, fault):
 
     def exporter_says_so():
         address = program_url(cluster, "operator")
-        text = cluster_http(f"{address}/metrics")
+        text = fetch(f"{address}/metrics").text
         shared = re.compile(r'memroute_device_free_bytes\{.*node_name="gpu-[ab]"')
         free = [line for line in text.splitlines() if shared.match(line)]
         return free and all(float(line.split()[-1]) < 12 * GIB for line in free)
@@ -337,16 +344,8 @@ def test_another_tenants_bytes_are_not_promised(cluster, namespace, fault):
 
 
 def program_url(cluster, component):
-    from cluster_support import program_address
-
     port = {"operator": 8080, "router": 8002}[component]
-    return f"http://{program_address(cluster, component)}:{port}"
-
-
-def cluster_http(url):
-    import httpx
-
-    return httpx.get(url, trust_env=False).text
+    return f"http://{wait_program(cluster, component)}:{port}"
 
 
 def test_stale_readings_are_visible_and_placement_goes_on(cluster, namespace, fault):

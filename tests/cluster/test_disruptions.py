@@ -11,18 +11,20 @@ import os
 import socket
 import time
 
-import httpx
 import pytest
 
 from audit_log import events
 from cluster_support import (
     FAULT,
     apply,
+    create_namespace,
+    fetch,
     installed_cluster,
     pod_names,
     pods_of,
-    program_address,
+    router_of,
     wait_ready,
+    wait_replicas,
 )
 from memroute_kube.resources import is_condition_true
 from router_load import Load, router_metric
@@ -44,8 +46,8 @@ DISRUPTION_SECONDS = float(os.environ.get("MEMROUTE_DISRUPTION_SECONDS", "15"))
 WEBHOOK_SECONDS = 30
 # One stream every so often and model, in seconds: several are under way at any time.
 INTERVAL_SECONDS = 0.25
-# Of a stream that takes some ten seconds.
-LONG_TOKENS = 3000
+# Of a stream that takes some seven seconds: an engine that is told to go has 40 s for what it has.
+LONG_TOKENS = 2000
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def cluster(repository, helm):
 def elsewhere(cluster, namespace):
     """A second namespace, whose replicas are gone when the test ends."""
     name = f"{namespace}-b"[-63:].strip("-")
-    cluster.kubectl("create", "namespace", name)
+    create_namespace(cluster, name)
     yield name
     cluster.kubectl("delete", "mdep", "--all", "-n", name, "--wait=true")
     cluster.wait_for("replicas to go", lambda: not cluster.get("pods", "-n", name))
@@ -94,7 +96,7 @@ def serve(cluster, namespace, name, *, replicas, strategy="Spread"):
     placement = {"mode": "Shared", "strategy": strategy}
     apply(cluster, namespace, name, model=model, replicas=replicas, placement=placement)
     wait_ready(cluster, namespace, name)
-    url = f"http://{program_address(cluster, 'router')}:8000"
+    url = router_of(cluster)
 
     def is_known():
         routable = router_metric(url, "replica_routable")
@@ -259,9 +261,9 @@ def test_two_nodes_are_drained_in_turn_and_no_client_sees_it(cluster, namespace)
 
     under_load([spread, packed], drain_both)
     assert_nothing_was_lost([spread, packed])
-    for name in ("spread", "packed"):
-        wait_ready(cluster, namespace, name)
-    assert not {p["spec"]["nodeName"] for p in pods_of(cluster, namespace)} & set(nodes)
+    for name, count in (("spread", 3), ("packed", 2)):
+        pods = wait_replicas(cluster, namespace, name, count)
+        assert not {p["spec"]["nodeName"] for p in pods} & set(nodes)
 
 
 @pytest.mark.usefixtures("cordons")
@@ -270,8 +272,7 @@ def test_a_single_replica_does_not_hold_up_a_drain(cluster, namespace):
     serve(cluster, namespace, "m", replicas=1)
     (pod,) = pods_of(cluster, namespace)
     drain(cluster, pod["spec"]["nodeName"])
-    wait_ready(cluster, namespace, "m")
-    (moved,) = pods_of(cluster, namespace)
+    (moved,) = wait_replicas(cluster, namespace, "m", 1, without=[pod["metadata"]["uid"]])
     assert moved["spec"]["nodeName"] != pod["spec"]["nodeName"]
 
 
@@ -366,7 +367,7 @@ def num_wanted(cluster, namespace):
 
 def served_by(url):
     """The names that a router has."""
-    return {one["id"] for one in httpx.get(f"{url}/v1/models", trust_env=False).json()["data"]}
+    return {one["id"] for one in fetch(f"{url}/v1/models").json()["data"]}
 
 
 def test_a_model_that_is_deleted_ends_what_it_has_begun(cluster, namespace):

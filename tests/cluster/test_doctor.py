@@ -12,7 +12,7 @@ def doctor(kubeconfig, *arguments):
     result = subprocess.run(
         [sys.executable, "-m", "memroute_cli", "doctor", "-o", "json", *arguments,
          "--kubeconfig", str(kubeconfig)],
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True, text=True, check=False, timeout=240,
     )  # fmt: skip
     assert result.returncode in (0, 1), result.stderr
     found = {}
@@ -26,7 +26,7 @@ def plan_now(cluster, model):
     result = subprocess.run(
         [sys.executable, "-m", "memroute_cli", "plan", model, "--cluster", "-o", "json",
          "--kubeconfig", str(cluster.kubeconfig)],
-        capture_output=True, text=True, check=True, timeout=120,
+        capture_output=True, text=True, check=True, timeout=240,
     )  # fmt: skip
     (plan,) = json.loads(result.stdout)["plans"]
     return plan["now"]
@@ -44,10 +44,10 @@ def test_an_installation_by_helm_is_found_whole_and_a_stranger_learns_what_he_ma
     wait_ready(cluster, namespace, "chat")
 
     def all_told():
-        """The operator leads, and has told what it reads of every node."""
+        """The operator leads, both are ready, and it has told what it reads of every node."""
         found = doctor(cluster.kubeconfig)[1]
-        told = states(found, "lease") == {"ok"} and states(found, "exporters") != {"unknown"}
-        return found if told else None
+        is_well = all(states(found, one) == {"ok"} for one in ("lease", "operator", "router"))
+        return found if is_well and states(found, "exporters") != {"unknown"} else None
 
     found = cluster.wait_for("the operator to tell what it reads", all_told)
     for check in ("api-server", "crd", "operator", "router", "operator-rights", "your-rights"):

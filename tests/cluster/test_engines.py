@@ -6,12 +6,13 @@ import httpx
 import pytest
 
 from cluster_support import (
+    ANSWER_SECONDS,
     apply,
     condition,
+    fetch,
     get_deployment,
     pod_names,
     pods_of,
-    program_address,
     wait_condition,
     wait_ready,
 )
@@ -34,11 +35,6 @@ ENGINES = {
 PAGES = {"SGLang": "sglang:", "LlamaCPP": "llamacpp:"}
 
 
-@pytest.fixture
-def router_url(cluster):
-    return f"http://{program_address(cluster, 'router')}:8000"
-
-
 def spec_of(name, namespace, **more):
     spec = json.loads(json.dumps(ENGINES[name]))
     spec["model"]["servedName"] = namespace
@@ -50,7 +46,7 @@ def ask(router_url, namespace, **more):
     return httpx.post(
         f"{router_url}/v1/chat/completions",
         json=body | {"max_tokens": 8} | more,
-        timeout=30,
+        timeout=ANSWER_SECONDS,
         trust_env=False,
     )
 
@@ -62,7 +58,7 @@ def test_another_engine_is_deployed_and_routed_to(cluster, namespace, router_url
     apply(cluster, namespace, "m", **spec_of(engine, namespace, placement={"mode": mode}))
     wait_ready(cluster, namespace, "m")
     (pod,) = pods_of(cluster, namespace)
-    page = httpx.get(f"http://{pod['status']['podIP']}:8000/metrics", trust_env=False).text
+    page = fetch(f"http://{pod['status']['podIP']}:8000/metrics").text
     assert PAGES[engine] in page
 
     def served():
@@ -94,7 +90,7 @@ def test_two_engines_share_a_device_and_neither_takes_the_others_part(cluster, n
     apply(cluster, namespace, "b", **spec)
     wait_ready(cluster, namespace, "b")
     (pod,) = pods_of(cluster, namespace, "b")
-    page = httpx.get(f"http://{pod['status']['podIP']}:8000/metrics", trust_env=False).text
+    page = fetch(f"http://{pod['status']['podIP']}:8000/metrics").text
     has = float(page.split("sglang:max_total_num_tokens{")[1].split("} ")[1].split()[0])
     assert has == int(pod["metadata"]["annotations"]["memroute.dev/kv-capacity-tokens"])
 
@@ -108,7 +104,7 @@ def test_llama_cpp_goes_on_with_a_stream_after_its_pod_was_deleted(cluster, name
         "the router to serve it", lambda: ask(router_url, namespace).status_code == 200
     )
     with httpx.stream(
-        "POST", f"{router_url}/v1/chat/completions", timeout=60, trust_env=False,
+        "POST", f"{router_url}/v1/chat/completions", timeout=ANSWER_SECONDS, trust_env=False,
         json={
             "model": namespace, "messages": [{"role": "user", "content": "hello"}],
             "max_tokens": 600, "stream": True, "ignore_eos": True,
@@ -138,7 +134,7 @@ def test_any_engine_fits_a_template_of_its_command(cluster, namespace, router_ur
         "the router to serve it", lambda: ask(router_url, namespace).status_code == 200
     )
     (pod,) = pods_of(cluster, namespace)
-    page = httpx.get(f"http://{pod['status']['podIP']}:8000/metrics", trust_env=False).text
+    page = fetch(f"http://{pod['status']['podIP']}:8000/metrics").text
     env = {one["name"]: one.get("value") for one in pod["spec"]["containers"][0]["env"]}
     assert f'kv_cache_memory_bytes="{env["MEMROUTE_KV_CACHE_BYTES"]}"' in page
 
@@ -177,7 +173,7 @@ def test_kv_cache_on_the_host_is_taken_from_what_a_node_has_free(cluster, namesp
     apply(cluster, namespace, "m", model={"name": MODEL}, memory=memory | {"hostKVCacheGiB": 16})
     wait_ready(cluster, namespace, "m")
     (pod,) = pods_of(cluster, namespace)
-    page = httpx.get(f"http://{pod['status']['podIP']}:8000/metrics", trust_env=False).text
+    page = fetch(f"http://{pod['status']['podIP']}:8000/metrics").text
     assert 'kv_offloading_size="16.0"' in page
     tokens = int(pod["metadata"]["annotations"]["memroute.dev/host-kv-tokens"])
     assert tokens == 16 * GIB // (114_688 * 16) * 16, "28 layers x 8 heads x 128 x 2 in 16 bit"

@@ -16,10 +16,13 @@ import yaml
 from cluster_support import (
     apply,
     condition,
+    create_namespace,
+    fetch,
     get_deployment,
+    install_definition,
     installed_cluster,
-    program_address,
     wait_condition,
+    wait_program,
     wait_ready,
 )
 from gateway_rig import Gateway, Stream
@@ -50,7 +53,7 @@ POOLS, OBJECTIVES = "inferencepools", "inferenceobjectives"
 def cluster(repository, helm):
     chart = repository / "helm" / "memroute"
     with installed_cluster(FLEET, helm, chart, OPERATOR_ARGS, values=VALUES) as it:
-        it.kubectl("create", "namespace", PICKERS)
+        create_namespace(it, PICKERS)
         picker_pod(it, "first", "10.77.0.5")
         yield it
 
@@ -70,13 +73,7 @@ def definitions(repository):
 
 
 def install(cluster, text):
-    definition = yaml.load(text, yaml.CSafeLoader)
-    name = definition["metadata"]["name"]
-    cluster.server_side_apply(definition)
-    cluster.wait_for(
-        f"{name} to be served",
-        lambda: is_condition_true(cluster.read("crd", "", name), "Established"),
-    )
+    install_definition(cluster, yaml.load(text, yaml.CSafeLoader))
 
 
 @pytest.fixture
@@ -185,7 +182,7 @@ def test_without_the_kind_a_model_serves_and_says_so_and_gets_its_pool_when_it_c
     assert [port["number"] for port in pool["spec"]["targetPorts"]] == ports
     (port,) = one_of(cluster, namespace, "services", "picker-m")["spec"]["ports"]
     assert (port["port"], port["appProtocol"]) == (9002, "kubernetes.io/h2c")
-    assert addresses(cluster, namespace) == ["10.77.0.5"]
+    cluster.wait_for("the picker", lambda: addresses(cluster, namespace) == ["10.77.0.5"])
 
 
 @pytest.mark.usefixtures("pools")
@@ -445,8 +442,8 @@ def test_the_picker_decides_for_a_modeldeployment_and_for_engines_of_somebody_el
     serve(cluster, namespace)
     (replica,) = cluster.get("pods", "-n", namespace, "-l", "memroute.dev/model-deployment=m")
     create(cluster, **foreign_pool(namespace))
-    both = {f"{engine_pod(cluster, namespace, name)}:8000" for name in ("own-0", "own-1")}
-    host = cluster.wait_for("the picker", lambda: program_address(cluster, "picker"))
+    both = [f"{engine_pod(cluster, namespace, name)}:8000" for name in ("own-0", "own-1")]
+    host = wait_program(cluster, "picker")
     own, ours = f"own-picker.{namespace}.svc:9002", f"picker-m.{namespace}.svc:9002"
     model = "Qwen/Qwen3-0.6B"
 
@@ -455,7 +452,8 @@ def test_the_picker_decides_for_a_modeldeployment_and_for_engines_of_somebody_el
 
     cluster.wait_for("the foreign pool", lambda: decided(own, "theirs").endpoint)
     cluster.wait_for(
-        "both of its pods", lambda: {decided(own, "theirs").endpoint for _ in range(20)} == both
+        "both of its pods",
+        lambda: {decided(own, "theirs").endpoint for _ in range(20)} == set(both),
     )
     cluster.wait_for("the ModelDeployment's", lambda: decided(ours, model).endpoint)
     assert decided(ours, model).endpoint == f"{replica['status']['podIP']}:8000"
@@ -466,7 +464,7 @@ def test_the_picker_decides_for_a_modeldeployment_and_for_engines_of_somebody_el
     patch(cluster, namespace, "pod", "own-0", active)
     cluster.wait_for(
         "the other one",
-        lambda: len({decided(own, "theirs").endpoint for _ in range(10)}) == 1,
+        lambda: {decided(own, "theirs").endpoint for _ in range(10)} == {both[1]},
     )
     cluster.kubectl("delete", POOLS, "own", "-n", namespace)
     cluster.wait_for("the pool to be nobody's", lambda: decided(own, "theirs").status == 404)
@@ -476,13 +474,11 @@ def test_the_picker_decides_for_a_modeldeployment_and_for_engines_of_somebody_el
 def metric(cluster, program, name):
     """Of its page; None while it cannot be asked."""
     try:
-        page = httpx.get(
-            f"http://{program_address(cluster, program)}:8002/metrics", trust_env=False
-        )
+        page = fetch(f"http://{wait_program(cluster, program)}:8002/metrics")
     except httpx.HTTPError:
         return None
     lines = page.text.splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
+    return next((float(line.split()[1]) for line in lines if line.startswith(f"{name} ")), None)
 
 
 @pytest.mark.usefixtures("pools")
@@ -492,10 +488,12 @@ def test_router_and_picker_of_an_installation_hear_each_other(cluster, namespace
     wait_written(cluster, namespace)
     for program in ("router", "picker"):
         cluster.wait_for(
-            f"the {program} to hear the other",
-            lambda program=program: metric(cluster, program, "memroute_router_peers_heard") == 1,
+            f"the {program} to know the other and to hear it",
+            lambda program=program: (
+                metric(cluster, program, "memroute_router_peers") == 1
+                and metric(cluster, program, "memroute_router_peers_heard") == 1
+            ),
         )
-        assert metric(cluster, program, "memroute_router_peers") == 1
 
 
 PAGE = "docs/how-to/behind-a-gateway-picker.md"

@@ -8,11 +8,14 @@ import httpx
 import pytest
 
 from cluster_support import (
+    ANSWER_SECONDS,
     apply,
+    create_namespace,
+    fetch,
     get_deployment,
     pod_names,
     pods_of,
-    program_address,
+    router_of,
     wait_condition,
     wait_ready,
 )
@@ -26,7 +29,7 @@ SYSTEM = "memroute-system"
 def tenant(cluster):
     """A namespace of somebody else."""
     name = f"tenant-{secrets.token_hex(2)}"
-    cluster.kubectl("create", "namespace", name)
+    create_namespace(cluster, name)
     yield name
     cluster.kubectl("delete", "mdep", "--all", "-n", name, "--wait=true")
     cluster.kubectl("delete", "pods", "--all", "-n", name, "--wait=false")
@@ -67,14 +70,14 @@ def test_a_forged_pod_and_a_taken_name_get_nothing_until_an_administrator_says_s
     cluster, namespace, tenant
 ):
     """d07: a pod with two texts, and a ModelDeployment with somebody's name, got their prompts."""
-    url = f"http://{program_address(cluster, 'router')}:8000"
+    url = router_of(cluster)
     model = {"name": "Qwen/Qwen3-0.6B", "servedName": namespace}
 
     def routable():
         return {pod for pod, value in router_metric(url, "replica_routable").items() if value == 1}
 
     def doubted():
-        page = httpx.get(f"{operations_url(url)}/metrics", trust_env=False).text
+        page = fetch(f"{operations_url(url)}/metrics").text
         lines = [one for one in page.splitlines() if "doubted_objects{" in one]
         return {one.split('reason="')[1].split('"')[0] for one in lines if '"Pod"' in one}
 
@@ -104,6 +107,7 @@ def test_a_forged_pod_and_a_taken_name_get_nothing_until_an_administrator_says_s
             f"{url}/v1/chat/completions",
             json=ask,
             headers={"x-memroute-explain": "1"},
+            timeout=ANSWER_SECONDS,
             trust_env=False,
         )
         assert answer.status_code == 200

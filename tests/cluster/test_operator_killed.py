@@ -86,13 +86,19 @@ def test_an_operator_killed_anywhere_converges(cluster, namespace, mortal_operat
 
         cluster.wait_for("exactly the wanted pods", settled)
         for name, facts in wanted.items():
+            said = f"{facts['replicas']}/{facts['replicas']}"
+            cluster.wait_for(
+                f"the status of {name} to say {said}",
+                lambda name=name, said=said: (
+                    get_deployment(cluster, namespace, name)["status"]["summary"] == said
+                ),
+            )
             obj = get_deployment(cluster, namespace, name)
             uids = {
                 p["metadata"]["ownerReferences"][0]["uid"]
                 for p in pods_of(cluster, namespace, name)
             }
             assert uids == {obj["metadata"]["uid"]}
-            assert obj["status"]["summary"] == f"{facts['replicas']}/{facts['replicas']}"
     assert recorder.num_events > NUM_KILLS
     assert recorder.overbooked == []
     # What nobody can order: an owner's deletion frees memory while a neighbour profiles. The

@@ -14,7 +14,14 @@ import subprocess
 import pytest
 import yaml
 
-from cluster_support import apply, get_deployment, pods_of, program_address, wait_ready
+from cluster_support import (
+    apply,
+    get_deployment,
+    install_definition,
+    pods_of,
+    wait_program,
+    wait_ready,
+)
 from followed_pages import Reader
 from memroute_simulator.emulated_cluster import KubectlError, find_kubectl
 from page_blocks import (
@@ -83,7 +90,7 @@ def reader(cluster, helm, tmp_path_factory):
         [find_kubectl(), "--kubeconfig", str(kubeconfig), "config", "set-context", "--current",
          f"--namespace={namespace}"], check=True, capture_output=True,
     )  # fmt: skip
-    address = program_address(cluster, "router")
+    address = wait_program(cluster, "router")
     router = cluster.get("pods", "-n", "memroute-system", "-l",
                          "app.kubernetes.io/component=router")[0]["metadata"]["name"]  # fmt: skip
     yield Reader(
@@ -148,12 +155,10 @@ def test_every_values_file_of_every_page_is_taken_by_the_chart(reader, repositor
 def http_routes(cluster, repository):
     """The Gateway API's own definition of HTTPRoute, for as long as the test takes."""
     packed = repository / "tests" / "data" / "gateway-api" / "httproutes.yaml.gz"
-    text = gzip.decompress(packed.read_bytes()).decode()
-    name = yaml.load(text, yaml.CSafeLoader)["metadata"]["name"]
-    cluster.kubectl("create", "-f", "-", stdin=text)
-    cluster.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=240s")
+    definition = yaml.load(gzip.decompress(packed.read_bytes()), yaml.CSafeLoader)
+    install_definition(cluster, definition)
     yield
-    cluster.kubectl("delete", "crd", name, "--wait=false")
+    cluster.kubectl("delete", "crd", definition["metadata"]["name"], "--wait=false")
 
 
 def routes_of(helm, repository, *flags):
@@ -237,4 +242,6 @@ def test_the_model_of_the_kind_tutorial_gets_a_place_on_a_worker_without_a_gpu(
     finally:
         cluster.kubectl("annotate", "node", "plain", "memroute.dev/device-memory-")
         for part in ("capacity", "allocatable"):
+            # As the node was: whether it was added or not, it can be taken away then.
             patch_status("add", f"/status/{part}/nvidia.com~1gpu", value="0")
+            patch_status("remove", f"/status/{part}/nvidia.com~1gpu")

@@ -4,7 +4,16 @@ import json
 
 import pytest
 
-from cluster_support import apply, condition, get_deployment, pods_of, wait_condition, wait_ready
+from cluster_support import (
+    apply,
+    condition,
+    get_deployment,
+    pods_of,
+    wait_condition,
+    wait_quotas,
+    wait_ready,
+)
+from memroute_simulator.emulated_cluster import KubectlError
 
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 
@@ -25,11 +34,25 @@ def refused(cluster, namespace, name="m"):
     return found["message"]
 
 
+def wait_refused(cluster, namespace, word):
+    """Return once no pod is taken: what the API server refuses by, it hears of a moment later."""
+
+    def is_refused():
+        try:
+            cluster.kubectl("run", "x", "--image=pause", "--dry-run=server", "-n", namespace)
+        except KubectlError as error:
+            return word in str(error)
+        return False
+
+    cluster.wait_for(f"{word} to refuse pods", is_refused)
+
+
 def test_restricted_pod_security_asks_only_what_the_image_decides(cluster, namespace):
     """All the rest is the operator's default; a user that the image knows makes it whole."""
     cluster.kubectl(
         "label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted"
     )
+    wait_refused(cluster, namespace, "PodSecurity")
     apply(cluster, namespace, "m")
     told = refused(cluster, namespace)
     assert 'violates PodSecurity "restricted:latest": runAsNonRoot != true' in told
@@ -45,6 +68,7 @@ def test_a_quota_on_requests_takes_replicas_as_they_are(cluster, namespace):
     cluster.kubectl(
         "create", "quota", "host", "--hard=requests.cpu=1,requests.memory=8Gi", "-n", namespace
     )
+    wait_quotas(cluster, namespace)
     apply(cluster, namespace, "m")
     wait_ready(cluster, namespace, "m")
     cluster.kubectl("scale", "mdep/m", "--replicas=2", "-n", namespace)
@@ -54,6 +78,7 @@ def test_a_quota_on_requests_takes_replicas_as_they_are(cluster, namespace):
 
 def test_a_quota_on_limits_names_what_to_set(cluster, namespace):
     cluster.kubectl("create", "quota", "host", "--hard=limits.memory=64Gi", "-n", namespace)
+    wait_quotas(cluster, namespace)
     apply(cluster, namespace, "m")
     assert "failed quota: host: must specify limits.memory" in refused(cluster, namespace)
     apply(cluster, namespace, "m", template=engine(resources={"limits": {"memory": "16Gi"}}))
@@ -104,6 +129,7 @@ def test_a_policy_that_does_not_answer_is_named(cluster, namespace):
     }  # fmt: skip
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps(hook))
     try:
+        wait_refused(cluster, namespace, "pods.policy.example.com")
         apply(cluster, namespace, "m")
         assert 'failed calling webhook "pods.policy.example.com"' in refused(cluster, namespace)
     finally:

@@ -1,6 +1,4 @@
-import httpx
-
-from cluster_support import apply, get_deployment, pods_of, program_address, wait_ready
+from cluster_support import apply, fetch, get_deployment, pods_of, wait_program, wait_ready
 from rights_used import check_rights
 
 
@@ -32,8 +30,7 @@ def test_every_call_is_allowed_and_nothing_is_granted_that_is_not_used(cluster, 
     # Events are read of a pod that is not ready for a while.
     apply(cluster, namespace, "ends", engine={"args": ["--simulator-ending=killed"]})
     # The operator's map is read while somebody looks at the router's.
-    address = program_address(cluster, "router")
-    looked = httpx.get(f"http://{address}:8002/map/fleet.json", trust_env=False, timeout=30)
+    looked = fetch(f"http://{wait_program(cluster, 'router')}:8002/map/fleet.json")
     assert looked.status_code == 200
     cluster.kubectl("scale", "mdep/m", "--replicas=1", "-n", namespace)
     cluster.wait_for("one pod", lambda: len(pods_of(cluster, namespace, "m")) == 1)

@@ -3,13 +3,14 @@
 The other two pairs of mode and room are played by ``make rollouts`` (``test_rollout_pairs``).
 """
 
-from cluster_support import Recorder, apply, pod_names, wait_condition, wait_ready
+import json
+
+from cluster_support import Recorder, apply, pod_names, wait_ready, watched
 from rollouts_under_load import (
     BROKEN,
     assert_all_served,
     check_returned,
     replaced,
-    rollout_of,
     served,
     under_load,
     wait_phase,
@@ -39,15 +40,28 @@ def test_rollouts_under_load_on_a_free_and_on_a_full_cluster_and_back(cluster, n
                 apply(cluster, namespace, name, model=models[name], **spec, **changes)
 
         def roll_out():
-            edit(memory={"maxContextTokens": 4096})
-            told = wait_condition(cluster, namespace, "full", "Ready", "RolloutInProgress")
-            assert told["status"] == "False"
-            why = "no node has 1 free device(s)"
-            cluster.wait_for(
-                "why one of the full ones leaves first",
-                lambda: why in rollout_of(cluster, namespace, "full").get("message", ""),
-            )
-            assert rollout_of(cluster, namespace, "free").get("method") != "DrainFirst"
+            ready = '.status.conditions[?(@.type=="Ready")]'
+            with (
+                watched(cluster, namespace, "full", ready) as conditions,
+                watched(cluster, namespace, "full", ".status.rollout.message") as messages,
+                watched(cluster, namespace, "free", ".status.rollout.method") as methods,
+            ):
+                edit(memory={"maxContextTokens": 4096})
+                cluster.wait_for(
+                    "the rollout to be told",
+                    lambda: any('"RolloutInProgress"' in one for one in conditions),
+                )
+                cluster.wait_for(
+                    "why one of the full ones leaves first",
+                    lambda: any("no node has 1 free device(s)" in one for one in messages),
+                )
+                finish()
+            told = [json.loads(one) for one in conditions if one.strip()]
+            rolling = {one["status"] for one in told if one["reason"] == "RolloutInProgress"}
+            assert rolling == {"False"}
+            assert "DrainFirst\n" not in methods
+
+        def finish():
             for name in modes:
                 wait_phase(cluster, namespace, name, "Complete")
                 cluster.wait_for(

@@ -6,12 +6,14 @@ import time
 import httpx
 
 from cluster_support import (
+    ANSWER_SECONDS,
     Recorder,
     condition,
     pods_of,
     wait_condition,
     wait_event,
     wait_ready,
+    wait_replicas,
 )
 from memroute_operator.sleeping.mark import MarkedState
 from mortal_operator import mortal_operators
@@ -68,7 +70,9 @@ def test_an_engine_that_does_not_wake_is_told_of_and_replaced(cluster, namespace
     engine = f"http://{before['status']['podIP']}:8000"
     wait_asleep(cluster, namespace, "a")
     fault = {"is_wake_failing": True}
-    httpx.post(f"{engine}/simulator/faults", json=fault, trust_env=False).raise_for_status()
+    httpx.post(
+        f"{engine}/simulator/faults", json=fault, timeout=ANSWER_SECONDS, trust_env=False
+    ).raise_for_status()
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as clients:
         asked = clients.submit(ask, router_url, f"{namespace}-a")
 
@@ -80,8 +84,7 @@ def test_an_engine_that_does_not_wake_is_told_of_and_replaced(cluster, namespace
         assert "does not wake (/wake_up) (HTTP 500): the fault is_wake_failing is on" in told
         assert "and after 5 it is replaced" in told
         assert asked.result()
-    (after,) = pods_of(cluster, namespace)
-    assert after["metadata"]["uid"] != before["metadata"]["uid"]
+    wait_replicas(cluster, namespace, "a", 1, without=[before["metadata"]["uid"]])
     event = wait_event(cluster, namespace, "ReplicaFailed")["message"]
     assert "its engine did not wake in 5 tries" in event
     cluster.wait_for(
@@ -104,6 +107,7 @@ def test_a_newcomer_that_crashes_gives_the_room_back_that_a_sleeper_has_lent_it(
     deploy(cluster, namespace, "b", crashes)
     wait_condition(cluster, namespace, "b", "Ready", "EngineCrashed")
     assert ask(router_url, f"{namespace}-a")
+    # At once: 15 s later it may sleep again.
+    assert marks(cluster, namespace)["a"] is MarkedState.AWAKE
     event = wait_event(cluster, namespace, "ReplicaFailed")["message"]
     assert f"{namespace}/a is asked for, and had lent it its room" in event
-    assert marks(cluster, namespace)["a"] is MarkedState.AWAKE

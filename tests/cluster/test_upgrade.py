@@ -311,7 +311,9 @@ def test_two_releases_stand_side_by_side_and_leave_nothing_but_what_is_said(
         "pods of the programs to go",
         lambda: not any(name.startswith("pod/") for name in left_behind(cluster)),
     )
-    assert left_behind(cluster) <= {*definition, lease, *books, f"namespace/{SYSTEM}"}
+    # What an owner leaves is collected a moment later.
+    said = {*definition, lease, *books, f"namespace/{SYSTEM}"}
+    cluster.wait_for("no more than that to be left", lambda: left_behind(cluster) <= said)
     cluster.kubectl("delete", "crd", CRD)
     for namespace, _ in releases.values():
         cluster.kubectl("delete", "-n", namespace, "--ignore-not-found", lease, *books)

@@ -64,7 +64,7 @@ class MeshCluster(KubectlCluster):
         )  # fmt: skip
         self._let_pickers_read()
         self._start_pilot()
-        self.wait_for("Istio's gateway class", self._is_class_accepted, timeout_seconds=60)
+        self.wait_for("Istio's gateway class", self._is_class_accepted)
 
     def apply(self, *objects: dict) -> None:
         """Objects are as these say, once the API server has them."""
@@ -113,7 +113,7 @@ class MeshCluster(KubectlCluster):
         self.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump(pools))
         for name in ("gateway-api.yaml", "istio.yaml"):
             self.kubectl("apply", "--server-side", "-f", str(folder / name))
-        self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=120s")
+        self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=240s")
 
     def _let_pickers_read(self) -> None:
         account = {"kind": "ServiceAccount", "name": "picker", "namespace": APPS}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mesh_cluster import APPS, POOLS, MeshCluster
 from mesh_network import PREFIX, add_address
-from mesh_web import ask
+from mesh_web import TIMEOUT_SECONDS, ask
 
 from cluster_support import get_deployment, manifest, pods_of
 from memroute_kube.resources import is_condition_true
@@ -65,7 +65,7 @@ class Reader:
     def apply(self, file: str) -> None:
         """Apply a release's file, and wait until all of it runs."""
         self.run(f"kubectl apply --server-side -f {file}\n"
-                 f"kubectl rollout status -n {SYSTEM} deployment --timeout=120s")  # fmt: skip
+                 f"kubectl rollout status -n {SYSTEM} deployment --timeout=240s")  # fmt: skip
 
     def follow(self, word: str) -> str:
         """Run the page's only script that has this word; what it prints."""
@@ -113,7 +113,7 @@ class Model:
     def delete(self) -> None:
         """It is gone, and so are its replicas."""
         self._cluster.kubectl("delete", "mdep", self.name, "-n", APPS, "--ignore-not-found")
-        self._cluster.wait_for("replicas to go", lambda: not self.pods(), timeout_seconds=60)
+        self._cluster.wait_for("replicas to go", lambda: not self.pods())
 
     @property
     def status(self) -> dict:
@@ -148,7 +148,8 @@ def is_picked(answer) -> bool:
 
 def num_served(address: str) -> float:
     """Requests that an engine has served, by its own word."""
-    with urllib.request.urlopen(f"http://{address}:8000/metrics", timeout=30) as page:
+    url = f"http://{address}:8000/metrics"
+    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as page:
         text = page.read().decode()
     return sum(map(float, re.findall(r"(?m)^vllm:request_success_total\{.*\} (\S+)$", text)))
 

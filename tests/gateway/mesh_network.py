@@ -21,7 +21,7 @@ BRIDGE = "pods"
 PREFIX = "10.244.0."
 GATEWAY_ADDRESS = f"{PREFIX}1"
 CLONE_NEWNET = 0x40000000
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 120.0
 PROGRAMS = {"ip": "iproute2", "nsenter": "util-linux", "unshare": "util-linux"}
 """What the networks are made with, and the Debian package that has it."""
 

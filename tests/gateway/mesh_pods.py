@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("core", "kube", "router", "picker", "simulator")
 SERVER = ROOT / "tests" / "picker_conformance" / "picker_upstream.py"
 PICKER_PORT, OPS_PORT = 9002, 8002
-START_SECONDS = 60.0
+START_SECONDS = 240.0
 NOW = "2026-01-01T00:00:00Z"
 _numbers = itertools.count(10)
 

@@ -7,9 +7,10 @@ import time
 from dataclasses import dataclass
 
 # A whole answer. Unit: seconds. Chosen by hand; two cores may be busy with other things.
-TIMEOUT_SECONDS = 30.0
-# Until what was applied is what Envoy does. Likewise.
-SETTLE_SECONDS = 30.0
+TIMEOUT_SECONDS = 120.0
+# Until what was applied is what Envoy does, and replicas have started: only spent where something
+# is wrong. Likewise.
+SETTLE_SECONDS = 240.0
 SELECTION, SERVED = "test-epp-endpoint-selection", "x-conformance-test-served-endpoint"
 
 
@@ -100,6 +101,16 @@ def eventually(attempt, accepts, *, seconds=SETTLE_SECONDS):
             return found
         assert time.monotonic() < deadline, f"still, after {seconds:.0f} s: {found}"
         time.sleep(0.1)
+
+
+def many(attempt, accepts, *, count=20):
+    """So many answers one after the other, once ``accepts`` likes them all.
+
+    The first good one may be from before: Istio tells Envoy of each change a moment later.
+    """
+    return eventually(
+        lambda: [attempt() for _ in range(count)], lambda all_: all(map(accepts, all_))
+    )
 
 
 def is_served(answer: Answer | None) -> bool:

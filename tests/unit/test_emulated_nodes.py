@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import pytest
 
 from memroute.units import GIB
+from memroute_kube import ApiError
 from memroute_operator.nodes import read_node
 from memroute_operator.readings.device_metrics import DeviceMetrics, parse_exporter_page
 from memroute_operator.readings.exporter_page import read_exporter_page
-from memroute_simulator.nodes import dcgm
+from memroute_simulator.nodes import dcgm, pod_worker
 from memroute_simulator.nodes.devices import DeviceTable, OutOfMemoryError
 from memroute_simulator.nodes.environment import (
     ANY_ADDRESS,
@@ -359,3 +360,66 @@ async def test_a_pod_that_is_deleted_while_its_container_ends_starts_it_no_more(
     with contextlib.suppress(asyncio.CancelledError):
         await running
     assert running.cancelled()
+
+
+class Busy:
+    """An API server that answers no call at first, and then each."""
+
+    def __init__(self, num_unanswered=2):
+        self._unanswered = iter(range(num_unanswered))
+        self.calls = []
+
+    async def patch(self, _resource, _namespace, _name, body, **_):
+        self._answer(body["status"]["phase"])
+
+    async def delete(self, _resource, _namespace, name, **_):
+        self._answer(f"{name} deleted")
+
+    def _answer(self, what):
+        if next(self._unanswered, None) is not None:
+            raise ApiError(0, "NoAnswer", "timed out")
+        self.calls.append(what)
+
+
+def worker_of(client, tmp_path):
+    """A pod's worker that runs nothing, and what its agent has begun for it."""
+    begun = []
+    agent = SimpleNamespace(
+        directory=tmp_path, client=client, is_gone=False, is_cut_off=False, address="127.0.0.1",
+        finished=set(), forget=lambda _worker: None,
+        run_soon=lambda coroutine: begun.append(asyncio.create_task(coroutine)),
+    )  # fmt: skip
+    metadata = {"name": "p", "namespace": "n", "uid": "u"}
+    containers = [{"name": "main", "image": "busybox"}]
+    return PodWorker(agent, {"metadata": metadata, "spec": {"containers": containers}}), begun
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """Nothing runs by itself, and no try waits for the last one."""
+
+    async def nothing(*_):
+        return None
+
+    monkeypatch.setattr(PodWorker, "_run", nothing)
+    monkeypatch.setattr(pod_worker, "RETRY_SECONDS", 0)
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_status_that_got_no_answer_is_written_again(tmp_path):
+    """As kubelet does. It was not: a pod that was ready was never called so."""
+    client = Busy()
+    worker, begun = worker_of(client, tmp_path)
+    await worker._report()
+    while begun:
+        await begun.pop(0)
+    assert client.calls == ["Pending"]
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_pod_whose_last_deletion_got_no_answer_is_deleted_again(tmp_path):
+    """It stayed in Terminating until something else about it changed."""
+    client = Busy()
+    worker, _ = worker_of(client, tmp_path)
+    await worker._finish()
+    assert client.calls == ["p deleted"]

@@ -9,6 +9,7 @@ Ready in about three seconds; stopped in the reverse order, then the guardian sw
 """
 
 import base64
+import contextlib
 import json
 import os
 import secrets
@@ -124,8 +125,8 @@ class ControlPlane:
         self._start_guardian()
         authority = CertificateAuthority()
         self._write_certificates(authority)
-        etcd_port, api_port = self.free_port(), self.free_port()
-        self._start_etcd(binaries["etcd"], etcd_port)
+        etcd_port, peer_port, api_port = self._free_ports(3)
+        self._start_etcd(binaries["etcd"], etcd_port, peer_port)
         server = f"https://{self.address}:{api_port}"
         self._write_kubeconfigs(authority, server)
         self._start_api_server(binaries["kube-apiserver"], etcd_port, api_port)
@@ -196,10 +197,16 @@ class ControlPlane:
 
     def free_port(self) -> int:
         """A port of the control plane's address that nobody has now."""
-        with socket.socket() as probe:
-            probe.bind((self.address, 0))
-            port: int = probe.getsockname()[1]
-            return port
+        (port,) = self._free_ports(1)
+        return port
+
+    def _free_ports(self, count: int) -> list[int]:
+        """Each of them another one: they are looked for together."""
+        with contextlib.ExitStack() as stack:
+            probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+            for probe in probes:
+                probe.bind((self.address, 0))
+            return [probe.getsockname()[1] for probe in probes]
 
     def _write_certificates(self, authority: CertificateAuthority) -> None:
         pki = self.directory / "pki"
@@ -242,8 +249,8 @@ class ControlPlane:
                 yaml.safe_dump(kubeconfig(server, authority.certificate, pair=pair, user=user))
             )
 
-    def _start_etcd(self, binary: Path, port: int) -> None:
-        client, peer = (f"http://{self.address}:{p}" for p in (port, self.free_port()))
+    def _start_etcd(self, binary: Path, port: int, peer_port: int) -> None:
+        client, peer = (f"http://{self.address}:{p}" for p in (port, peer_port))
         self.spawn(
             "etcd",
             [
@@ -287,6 +294,8 @@ class ControlPlane:
                 "--endpoint-reconciler-type=none",
                 f"--audit-policy-file={policy}",
                 f"--audit-log-path={self.audit_log}",
+                # At 100 MB another file would be begun: whoever reads on would find nothing.
+                "--audit-log-maxsize=10000",
             ],
         )
 

@@ -34,11 +34,13 @@ if TYPE_CHECKING:
     from memroute_simulator.nodes.agent import NodeAgent
 
 LOGGER = logging.getLogger(__name__)
+TOO_MANY, SERVER_ERROR = 429, 500
 STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 FIRST_BACKOFF_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 60.0
 # kubelet's back-off starts at 10 s and ends at 300; a person in front of an emulation waits less.
-RESOLVE_RETRY_SECONDS = 1.0
+# Between two tries of a call that the API server did not answer, or of what a pod's spec names.
+RETRY_SECONDS = 1.0
 ANNOTATION_KILL = "simulator.memroute.dev/kill"
 """A fault on demand: a new value kills the pod's containers with SIGKILL, once."""
 ANNOTATION_UNDYING = "simulator.memroute.dev/undying"
@@ -48,6 +50,11 @@ ANNOTATION_EVICT = "simulator.memroute.dev/evict"
 """A fault on demand: kubelet evicts the pod, for that reason (``DiskPressure``)."""
 # How often a pull looks whether the node's images have become faster, in seconds.
 PULL_STEP_SECONDS = 0.2
+
+
+def _is_passing(error: ApiError) -> bool:
+    """Whether the call is made again, as kubelet does: no answer came, or the server is busy."""
+    return error.status in (0, TOO_MANY) or error.status >= SERVER_ERROR
 
 
 def _states_of(containers: list[KubeObject], reason: str) -> dict[str, ContainerState]:
@@ -343,12 +350,11 @@ class PodWorker:
         while True:
             try:
                 own = await start.own_variables()
-                break
+                return await start.environment_and_command(own, entrypoint)
             except (ConfigurationError, ApiError) as error:
                 state.state = waiting("CreateContainerConfigError", str(error))
                 await self._report()
-                await asyncio.sleep(RESOLVE_RETRY_SECONDS)
-        return await start.environment_and_command(own, entrypoint)
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def _probe(
         self,
@@ -390,14 +396,20 @@ class PodWorker:
         self._agent.finished.add(self.uid)
         self._agent.forget(self)
         namespace, name = self.key
-        try:
-            await self._agent.client.delete(
-                PODS, namespace, name, grace_period_seconds=0, uid=self.uid
-            )
-        except ApiError:
-            # Its next event ends it again.
-            self._agent.finished.discard(self.uid)
-            raise
+        while True:
+            try:
+                await self._agent.client.delete(
+                    PODS, namespace, name, grace_period_seconds=0, uid=self.uid
+                )
+            except ApiError as error:
+                if not _is_passing(error):
+                    # Its next event ends it again.
+                    self._agent.finished.discard(self.uid)
+                    raise
+                LOGGER.warning("pod not deleted key=%s error=%s", "/".join(self.key), error)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
 
     async def report_again(self) -> None:
         """Write the status anew, whoever has changed it meanwhile."""
@@ -422,6 +434,12 @@ class PodWorker:
             except ApiError as error:
                 if error.status not in (404, 409):
                     LOGGER.warning("status not written key=%s error=%s", "/".join(self.key), error)
+                if _is_passing(error):
+                    self._agent.run_soon(self._report_later())
+
+    async def _report_later(self) -> None:
+        await asyncio.sleep(RETRY_SECONDS)
+        await self._report()
 
     def _status(self) -> dict[str, Any]:
         states = list(self._states.values())

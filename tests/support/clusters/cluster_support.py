@@ -6,6 +6,8 @@ import json
 import subprocess
 import threading
 
+import httpx
+
 from memroute.units import GIB
 from memroute_kube import PODS, KubernetesClient, watch_forever
 from memroute_kube.quantities import parse_count
@@ -17,6 +19,8 @@ from memroute_simulator.nodes.machines import MACHINES
 
 KILLED = (0, 137, 143)
 """Exit codes of a process that ended well, or that someone ended."""
+# Of one answer. httpx gives up after 5 s, which a busy machine may take. Source: chosen by hand.
+ANSWER_SECONDS = 120.0
 
 
 @contextlib.contextmanager
@@ -36,6 +40,43 @@ def installed_cluster(fleet, helm, chart, operator_args, *, values=(), **options
         subprocess.run(command, check=True, capture_output=True, text=True)
         yield cluster
         cluster.check_alive()
+
+
+def create_namespace(cluster, name):
+    """A namespace in which pods can be made: Kubernetes makes their account a moment later."""
+    cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    cluster.wait_for("its ServiceAccount", lambda: cluster.get("serviceaccounts", "-n", name))
+
+
+def install_definition(cluster, definition):
+    """A kind is served, and whoever asks which kinds there are is told of it, a moment later."""
+    name, spec = definition["metadata"]["name"], definition["spec"]
+    cluster.server_side_apply(definition)
+    version = next(one["name"] for one in spec["versions"] if one["served"])
+
+    def is_listed():
+        try:
+            cluster.kubectl("get", f"{spec['names']['plural']}.{version}.{spec['group']}", "-A")
+        except KubectlError:
+            return False
+        return is_condition_true(cluster.read("crd", "", name), "Established")
+
+    cluster.wait_for(f"{name} to be served", is_listed)
+
+
+def wait_quotas(cluster, namespace):
+    """Return when a namespace's quotas count: until Kubernetes has read them, they refuse none."""
+
+    def count():
+        found = cluster.get("resourcequotas", "-n", namespace)
+        return found and all(one.get("status", {}).get("hard") for one in found)
+
+    cluster.wait_for("the quotas to count", count)
+
+
+def fetch(url):
+    """The answer to a GET."""
+    return httpx.get(url, trust_env=False, timeout=ANSWER_SECONDS)
 
 
 def manifest(namespace, name, **spec):
@@ -102,6 +143,26 @@ def pods_of(cluster, namespace, name=None):
     return cluster.get("pods", "-n", namespace, "-l", selector)
 
 
+def wait_replicas(cluster, namespace, name, count, *, without=()):
+    """A model's pods, once there are so many, all of them ready, and none has one of these uids.
+
+    What ``wait_ready`` goes by may be from before: the operator hears of a pod that goes, or fails,
+    a moment later.
+    """
+
+    def there():
+        pods = pods_of(cluster, namespace, name)
+        is_right = len(pods) == count and all(
+            is_condition_true(pod, "Ready")
+            and "deletionTimestamp" not in pod["metadata"]
+            and pod["metadata"]["uid"] not in without
+            for pod in pods
+        )
+        return pods if is_right else None
+
+    return cluster.wait_for(f"{count} replica(s) of {name} to serve", there)
+
+
 def pod_names(cluster, namespace, name=None):
     """The names of the replicas' pods, by their slots."""
     pods = [one["metadata"] for one in pods_of(cluster, namespace, name)]
@@ -123,7 +184,7 @@ def set_fault(cluster, node, kind, value):
     cluster.kubectl("annotate", "node", node, change, "--overwrite")
 
     def is_said():
-        lines = log.read_text(errors="replace")[before:].splitlines()
+        lines = log.read_bytes()[before:].decode(errors="replace").splitlines()
         words = [line.partition(f"faults node={node} now=")[2] for line in lines]
         told = [json.loads(word) for word in words if word.endswith("}")]
         return told and told[-1].get(f"{FAULT}/{kind}") == value
@@ -163,6 +224,25 @@ def program_address(cluster, component):
         if is_condition_true(pod, "Ready") and "deletionTimestamp" not in pod["metadata"]:
             return pod["status"]["podIP"]
     return None
+
+
+def wait_program(cluster, component):
+    """The address of a ready pod of a program: its probes may be late for a moment."""
+    return cluster.wait_for(f"the {component}", lambda: program_address(cluster, component))
+
+
+def wait_gone(cluster, component):
+    """Return when no pod of a program is left: one that is on its way out may still write."""
+    selector = f"app.kubernetes.io/component={component}"
+    cluster.wait_for(
+        f"the {component} to be gone",
+        lambda: not cluster.get("pods", "-n", "memroute-system", "-l", selector),
+    )
+
+
+def router_of(cluster):
+    """Where the cluster's router takes requests."""
+    return f"http://{wait_program(cluster, 'router')}:8000"
 
 
 class Recorder:
@@ -292,7 +372,9 @@ def _requested_bytes(pod):
 
 @contextlib.contextmanager
 def watched(cluster, namespace, name, path):
-    """Every value that a field of a ModelDeployment has, as a list that grows: polling misses some.
+    """Every value that a field of a ModelDeployment has from now on, as a list that grows.
+
+    Polling misses some.
 
     ``path``: as in JSONPath, such as ``.status.rollout.message``.
     """
@@ -307,6 +389,8 @@ def watched(cluster, namespace, name, path):
     reader = threading.Thread(target=lambda: told.extend(iter(watching.stdout.readline, "")))
     reader.start()
     try:
+        # It begins with what is there.
+        cluster.wait_for(f"{path} to be watched", lambda: told)
         yield told
     finally:
         watching.terminate()

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from memroute_kube.resources import ANNOTATION_KV_CAPACITY_TOKENS
 from memroute_operator.readings.fleet_map import fleet_map
 from one_authority import authority_file
 from operator_rig import mdep, node, operator_rig, reading
+from ports import free_port
 
 SYSTEM = "memroute-system"
 NAME = "memroute-router-7c9d6b5f4-x2x8k"
@@ -43,12 +43,6 @@ MODELS = {
 BLOCK_TOKENS = 16
 BUSY = "code"
 """Its replicas are full: requests wait for them."""
-
-
-def free_port(address="127.0.0.1"):
-    with socket.socket() as one:
-        one.bind((address, 0))
-        return one.getsockname()[1]
 
 
 class Engines:
@@ -169,7 +163,7 @@ class MapRig:
         with urllib.request.urlopen(self.url + name, timeout=30) as answer:
             return json.load(answer)
 
-    def wait_for(self, condition, seconds=60):
+    def wait_for(self, condition, seconds=240):
         until = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > until:
@@ -264,7 +258,7 @@ class MapRig:
 
     async def _start_engines(self, rig):
         """An address and a capacity for each pod, then a server on all of them."""
-        self.engine_port = port = free_port("")
+        self.engine_port = port = free_port()
         addresses = []
         for number, pod in enumerate(rig.cluster.pods()):
             address = f"127.{64 + number // 250}.7.{number % 250 + 1}"

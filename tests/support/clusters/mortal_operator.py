@@ -7,7 +7,7 @@ import sys
 
 import yaml
 
-from cluster_support import program_address
+from cluster_support import wait_gone, wait_program
 
 SYSTEM = "memroute-system"
 
@@ -16,7 +16,7 @@ SYSTEM = "memroute-system"
 def mortal_operators(cluster):
     """A function that starts one, under the operator's ServiceAccount; the installed one rests."""
     cluster.kubectl("scale", "deployment/memroute-operator", "--replicas=0", "-n", SYSTEM)
-    cluster.wait_for("the operator to stop", lambda: program_address(cluster, "operator") is None)
+    wait_gone(cluster, "operator")
     token = cluster.kubectl("create", "token", "memroute-operator", "-n", SYSTEM, "--duration=1h")
     document = yaml.safe_load(cluster.kubeconfig.read_text())
     document["users"] = [{"name": "memroute-admin", "user": {"token": token.strip()}}]
@@ -53,4 +53,4 @@ def mortal_operators(cluster):
                 process.kill()
             process.wait()
         cluster.kubectl("scale", "deployment/memroute-operator", "--replicas=1", "-n", SYSTEM)
-        cluster.wait_for("the operator to be back", lambda: program_address(cluster, "operator"))
+        wait_program(cluster, "operator")

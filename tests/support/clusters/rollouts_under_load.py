@@ -9,7 +9,8 @@ from cluster_support import (
     get_deployment,
     pod_names,
     pods_of,
-    program_address,
+    router_of,
+    wait_condition,
     wait_ready,
 )
 from memroute_kube.resources import is_condition_true
@@ -25,7 +26,7 @@ def served(cluster, namespace, name, **spec):
     model = {"name": "Qwen/Qwen3-0.6B", "servedName": f"{namespace}-{name}"}
     apply(cluster, namespace, name, model=model, **spec)
     wait_ready(cluster, namespace, name)
-    url = f"http://{program_address(cluster, 'router')}:8000"
+    url = router_of(cluster)
     cluster.wait_for(
         "the router to see the replicas",
         lambda: all(
@@ -68,10 +69,13 @@ def check_returned(cluster, namespace, name, before):
     rollout = wait_phase(cluster, namespace, name, "Returned")
     assert rollout["failed"]["reason"] == "FlagUnknown"
     assert "no such flag: --no-such-flag" in rollout["message"]
-    ready = condition(cluster, namespace, name, "Ready")
-    assert (ready["status"], ready["reason"]) == ("False", "RolloutHalted")
+    ready = wait_condition(cluster, namespace, name, "Ready", "RolloutHalted")
+    assert ready["status"] == "False"
     assert condition(cluster, namespace, name, "Stalled")["reason"] == "RolloutHalted"
-    assert condition(cluster, namespace, name, "Available")["status"] == "True"
+    cluster.wait_for(
+        f"{name} to be available",
+        lambda: condition(cluster, namespace, name, "Available")["status"] == "True",
+    )
     cluster.wait_for(
         "the last good revision alone",
         lambda: (

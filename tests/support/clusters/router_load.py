@@ -4,8 +4,9 @@ import asyncio
 import collections
 import time
 
-import httpx
 import openai
+
+from cluster_support import ANSWER_SECONDS, fetch
 
 
 def operations_url(url):
@@ -16,7 +17,7 @@ def operations_url(url):
 def router_metric(url, name):
     """``pod`` → value of one of the router's gauges. ``url``: of its API."""
     found = {}
-    for line in httpx.get(f"{operations_url(url)}/metrics", trust_env=False).text.splitlines():
+    for line in fetch(f"{operations_url(url)}/metrics").text.splitlines():
         if line.startswith(f"memroute_router_{name}{{"):
             labels, value = line.rsplit(" ", 1)
             found[labels.split('replica="')[1].split('"')[0]] = float(value)
@@ -45,7 +46,7 @@ class Load:
         """Send until it is over, and wait for all answers."""
         tasks = []
         async with openai.AsyncOpenAI(
-            base_url=f"{self.url}/v1", api_key="x", max_retries=0, timeout=60
+            base_url=f"{self.url}/v1", api_key="x", max_retries=0, timeout=ANSWER_SECONDS
         ) as client:
             while not is_over():
                 tasks.append(asyncio.create_task(self._one(client)))

@@ -271,7 +271,7 @@ class Stream:
 
     async def next(self):
         """The next answer; a kind of frame where the stream has ended."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             found = await self._queue.get()
         return told(found) if isinstance(found, bytes) else found[0]
 

@@ -274,7 +274,7 @@ class Prometheus:
         alerts = self.ask("alerts")["alerts"]
         return {one["labels"]["alertname"] for one in alerts if one["state"] == "firing"}
 
-    def wait_for(self, what, condition, timeout_seconds=60):
+    def wait_for(self, what, condition, timeout_seconds=240):
         """What ``condition`` returns, once it is true."""
         deadline = time.monotonic() + timeout_seconds
         while True:

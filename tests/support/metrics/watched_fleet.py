@@ -77,7 +77,7 @@ class WatchedFleet:
 
     def ask(self, address, model, *, is_stream, max_tokens=12, key=KEY):
         """The status of one request; 0 where nobody answers."""
-        connection = http.client.HTTPConnection(address, 8000, timeout=60)
+        connection = http.client.HTTPConnection(address, 8000, timeout=120)
         document = {
             "model": model, "max_tokens": max_tokens, "stream": is_stream,
             "messages": [{"role": "user", "content": "What is a dashboard for?"}],
@@ -104,7 +104,7 @@ class WatchedFleet:
     def stop(self):
         self._stopping.set()
         for thread in self._threads:
-            thread.join(timeout=90)
+            thread.join(timeout=180)
 
     def _tell(self):
         while not self._stopping.wait(1.0):
@@ -137,7 +137,7 @@ def watched_fleet(helm, chart, folder):
         keys = Path(place) / "keys.json"
         keys.write_text(json.dumps(KEYS))
         command = [helm, "install", "memroute", str(chart), "--namespace", SYSTEM]
-        command += ["--create-namespace", "--wait", "--timeout", "120s"]
+        command += ["--create-namespace", "--wait", "--timeout", "600s"]
         command += ["--kubeconfig", str(cluster.kubeconfig), "--set", "router.replicas=2"]
         command += [
             "--set",
@@ -157,8 +157,8 @@ def watched_fleet(helm, chart, folder):
         fleet = WatchedFleet(cluster, folder, keys)
         for namespace in ("default", "team-b"):
             cluster.kubectl("wait", "--for=condition=Ready", "mdep/chat", "-n", namespace,
-                            "--timeout=120s")  # fmt: skip
-        cluster.wait_for("two routers", lambda: len(fleet.routers()) == 2, timeout_seconds=60)
+                            "--timeout=240s")  # fmt: skip
+        cluster.wait_for("two routers", lambda: len(fleet.routers()) == 2)
         fleet.tell_targets()
         fleet.start()
         try:

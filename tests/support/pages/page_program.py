@@ -109,7 +109,7 @@ def curl(args):
                 )
                 for word in args
             ]
-    run([os.environ["PAGE_CURL"], "--max-time", "30", *args])
+    run([os.environ["PAGE_CURL"], "--max-time", "120", *args])
 
 
 def jq(args):

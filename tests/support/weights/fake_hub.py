@@ -47,6 +47,8 @@ def loopback_sessions() -> Iterator[None]:
 GOOD_TOKEN = "hf_good"  # noqa: S105 - opens nothing but this hub
 # A token that the hub knows, of an account that may read nothing gated or private.
 POOR_TOKEN = "hf_poor"  # noqa: S105
+# Between two bytes of a file that drips: fetchers wait 30 s for one.
+DRIP_SECONDS = 5.0
 LARGE = (".safetensors", ".gguf", ".bin", ".pt")
 
 
@@ -219,6 +221,23 @@ def held(after_bytes: int, until: threading.Event) -> Fault:
         handler.wfile.flush()
         until.wait(60)
         handler.write(data[after_bytes:])
+
+    return answer
+
+
+def dripping(after_bytes: int, until: threading.Event) -> Fault:
+    """The rest comes when the event is set: until then so little that it is not taken for dead."""
+
+    def answer(handler: "_Handler", code: int, data: bytes, headers: dict[str, str]) -> None:
+        handler.head(code, headers | {"Content-Length": str(len(data))})
+        handler.write(data[:after_bytes])
+        handler.wfile.flush()
+        sent = after_bytes
+        while not until.wait(DRIP_SECONDS):
+            handler.write(data[sent : sent + 1])
+            handler.wfile.flush()
+            sent += 1
+        handler.write(data[sent:])
 
     return answer
 
