@@ -19,6 +19,9 @@ NUM_REQUESTS = 2400
 VICTIM = "0"
 MAX_CONTEXT_TOKENS = 16_384
 CLIENT_TIMEOUT_SECONDS = 60.0
+# Times per token of two engines on time slices of one device, by what each has alone. Source:
+# HAMi's published runs of pairs on an A100, 1 to 32 requests each.
+SLICED_RATIO = 2.26
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +37,9 @@ class Scenario:
     workload: str = "azure-conv"
     rate: float = RATE
     """Requests per second."""
+    accelerator: str = "H100"
+    kv_tokens: int = 430_000
+    """What the KV cache of a replica holds."""
 
     @property
     def begins_at_seconds(self) -> float:
@@ -78,6 +84,21 @@ SCENARIOS = {
             ),
         ),
     ),
+    "neighbours": Scenario(
+        about="engines beside all four, on A10Gs, become busy: time slices, 2.26 times slower",
+        events=tuple(
+            FleetEvent(
+                at_seconds=20.0,
+                change=FleetChange.SLOW,
+                replica=str(number),
+                slowdown_ratio=SLICED_RATIO,
+            )
+            for number in range(4)
+        ),
+        rate=2.0,
+        accelerator="A10G",
+        kv_tokens=30_000,
+    ),
     "scale-up": Scenario(
         about="three replicas have more than they can do; after 20 s there is a fourth, cold",
         events=(FleetEvent(at_seconds=20.0, change=FleetChange.ADD),),
@@ -111,7 +132,14 @@ def run_scenario(name: str, policy: str, *, seed: int) -> dict[str, Any]:
     scenario = SCENARIOS[name]
     context, count = MAX_CONTEXT_TOKENS, scenario.num_replicas
     fleet = Fleet(
-        engines=((engine(LLAMA_8B, "H100", 430_000, max_context_tokens=context), count),),
+        engines=(
+            (
+                engine(
+                    LLAMA_8B, scenario.accelerator, scenario.kv_tokens, max_context_tokens=context
+                ),
+                count,
+            ),
+        ),
         policy=policy,
         num_routers=scenario.num_routers,
         router=RouterSettings(scrape_seconds=1.0),

@@ -131,11 +131,11 @@ def _slows_others(
     all tokens of an answer, so short answers feel it first.
 
     The floor is ``FLOOR_RATIO`` times the time per token that the replica needs for one request
-    alone. A replica that cannot meet the target is held to that floor instead. Until streams have
-    shown a tick without a prompt, the replica is held to the target, for
-    ``MAX_UNKNOWN_SECONDS`` at most: closed, it computes its prompts, and the next tick shows the
-    floor. Where no answer is streamed, that may take a whole
-    answer's time, so meanwhile the gate is open.
+    alone, as slow as it is now: fewer requests make no throttled device faster. A replica that
+    cannot meet the target is held to that floor instead. Until streams have shown a tick without a
+    prompt, the replica is held to the target, for ``MAX_UNKNOWN_SECONDS`` at most: closed, it
+    computes its prompts, and the next tick shows the floor. Where no answer is streamed, that may
+    take a whole answer's time, so meanwhile the gate is open.
     """
     speed = ledger.speed
     share = ledger.sum_inverse_expected_lengths / ledger.num_streams
@@ -144,7 +144,7 @@ def _slows_others(
     margin = min(MAX_PACE_MARGIN_RATIO, PACE_MARGIN_RATIO * math.sqrt(share))
     if tick <= settings.tpot_target_seconds * (1 - margin):
         return False
-    alone = ledger.steps.alone_seconds
+    alone = ledger.steps.alone_now_seconds
     if alone is None:
         is_early = now_seconds - ledger.steps.led_since_seconds < MAX_UNKNOWN_SECONDS
         return is_early and ledger.leader is not None

@@ -253,7 +253,8 @@ class ReplicaLedger(SharedRequests):
 
     def _count_generated(self, before: ReplicaReading, now: ReplicaReading) -> None:
         """Learn from the engine's counters how long a token takes, and how many make an event."""
-        seconds = now.taken_at_seconds - before.taken_at_seconds
+        first_at = before.taken_at_seconds
+        seconds = now.taken_at_seconds - first_at
         first, last = before.num_generated_tokens_total, now.num_generated_tokens_total
         running, ran = now.num_requests_running, before.num_requests_running
         num_events, watched_seconds = self.seen_events, self.seen_seconds
@@ -263,6 +264,15 @@ class ReplicaLedger(SharedRequests):
             return
         tokens_per_second = (last - first) / (0.5 * (running + ran)) / seconds
         self.steps.report(1.0 / tokens_per_second)
+        if self._leader is None and not self.num_pending and self._prompt_at_seconds < first_at:
+            # No answer is read as it comes: the counters are all that shows a slowdown.
+            held = self.own_tokens(self.steps.num_ticks)
+            self.steps.slowdown.show(
+                1.0 / tokens_per_second,
+                most=(max(running, ran), held),
+                least=(min(running, ran), held),
+                now_seconds=now.taken_at_seconds,
+            )
         if watched_seconds >= COMPARED_SECONDS:
             # The tokens of those seconds in which events were watched.
             num_tokens = watched_seconds * tokens_per_second

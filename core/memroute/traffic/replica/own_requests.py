@@ -333,6 +333,8 @@ class OwnRequests(RequestsThere):
             now_seconds=now_seconds,
             weight=weight,
             is_between_prompts=not self.num_pending and self._prompt_at_seconds <= last,
+            num_streams=streams,
+            num_tokens=self.own_tokens(steps.num_ticks),
         )
         if last >= 0:
             self.seen_events += each

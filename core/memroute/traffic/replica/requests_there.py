@@ -87,8 +87,8 @@ class RequestsThere(DecodingAnswers):
 
     @property
     def alone_tpot_seconds(self) -> float | None:
-        """Seconds per output token that the replica needs for one request alone; None: unknown."""
-        return self.steps.alone_seconds
+        """Seconds per output token that the replica needs for one request now; None: unknown."""
+        return self.steps.alone_now_seconds
 
     @property
     def tick_seconds(self) -> float:

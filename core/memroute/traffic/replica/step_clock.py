@@ -9,7 +9,8 @@ sequence, and the length of a tick is what a client calls time per output token.
 ```text
 tick     seconds per token that answers get now, prefills in between included: a window's mean
 alone    the least mean of a window without a prompt in between that was ever seen: what one
-         request gets on an idle replica, and so the floor of any target
+         request gets on an idle replica, and so the floor of any target; times as much as the
+         replica is slower now for another reason than its work (``slowdown``)
 ```
 
 A replica that is busy when its router starts shows ticks with prompts in between, ten times as long
@@ -21,6 +22,8 @@ tick takes, and the clock goes on by time (``pass_time``).
 """
 
 from typing import Final
+
+from memroute.traffic.replica.slowdown import Slowdown
 
 # Least window of the mean: fewer ticks are noise.
 # Unit: ticks. Source: chosen by hand.
@@ -52,9 +55,10 @@ class StepClock:
 
     __slots__ = (
         "_alone_since_seconds", "_alone_ticks", "_fraction", "_is_alone_guessed",
-        "_is_alone_of_events", "_is_mean_of_events", "_num_since_idle", "_passed_at_seconds",
-        "alone_seconds", "last_at_seconds", "led_since_seconds", "mean_seconds", "num_ticks",
-        "reported_seconds",
+        "_is_alone_of_events", "_is_mean_of_events", "_least_streams", "_least_tokens",
+        "_most_streams", "_most_tokens", "_num_since_idle", "_passed_at_seconds", "alone_seconds",
+        "last_at_seconds", "led_since_seconds", "mean_seconds", "num_ticks", "reported_seconds",
+        "slowdown",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -73,6 +77,10 @@ class StepClock:
         self._num_since_idle = 0
         self._alone_since_seconds = -1.0
         self._alone_ticks = 0.0
+        self._most_streams = self._most_tokens = self._least_streams = self._least_tokens = 0
+        """What was there at most and at least in the window that is under way; 0: it is empty."""
+        self.slowdown = Slowdown()
+        """Whether ticks are longer for another reason than what the replica has to do."""
         self.led_since_seconds = -1.0
         """When an answer led for the first time; -1: none has."""
         self._is_mean_of_events = False
@@ -82,6 +90,12 @@ class StepClock:
         self._is_alone_of_events = False
         """Whether events have said so, and not a whole answer."""
 
+    @property
+    def alone_now_seconds(self) -> float | None:
+        """Seconds of a tick with one request there, as slow as it is now; None: unknown."""
+        alone = self.alone_seconds
+        return None if alone is None else alone * self.slowdown.ratio
+
     def advance(
         self,
         ticks: float,
@@ -90,12 +104,15 @@ class StepClock:
         now_seconds: float,
         weight: float = 1.0,
         is_between_prompts: bool = True,
+        num_streams: int = 1,
+        num_tokens: int = 1,
     ) -> None:
         """The leader has got ``ticks`` more tokens per sequence since the last call.
 
         ``window_ticks``: the window of the mean, about as long as answers are. ``weight``: the
         leader's share of the mean, where other streams glimpse it too. ``is_between_prompts``:
-        whether the replica computed no prompt since the last call.
+        whether the replica computed no prompt since the last call. ``num_streams``,
+        ``num_tokens``: sequences that decode there, and what they hold in the KV cache.
         """
         last = self.last_at_seconds
         self.last_at_seconds = self._passed_at_seconds = now_seconds
@@ -115,9 +132,17 @@ class StepClock:
         self._num_since_idle += max(1, int(ticks))
         self.glimpse(gap, ticks, window_ticks=window_ticks, weight=weight)
         if is_between_prompts:
+            self._note_work(num_streams, num_tokens)
             self._look_for_alone(ticks, now_seconds)
         else:
             self._restart_alone(now_seconds)
+            if self.slowdown.ratio > 1.0 and self._num_since_idle >= MIN_WINDOW_TICKS:
+                self.slowdown.bound(
+                    self.mean_seconds,
+                    num_streams=num_streams,
+                    num_tokens=num_tokens,
+                    now_seconds=now_seconds,
+                )
 
     def glimpse(
         self, tick_seconds: float, ticks: float, *, window_ticks: float, weight: float
@@ -146,6 +171,7 @@ class StepClock:
             # Else whole answers or the engine's counters have said it, which count tokens.
             self.mean_seconds *= ratio
         self._alone_ticks /= ratio
+        self.slowdown.rescale(ratio)
         if self._is_alone_of_events and self.alone_seconds is not None:
             self.alone_seconds *= ratio
 
@@ -229,13 +255,31 @@ class StepClock:
     def _restart_alone(self, now_seconds: float) -> None:
         self._alone_since_seconds = now_seconds
         self._alone_ticks = 0.0
+        self._most_streams = 0
+
+    def _note_work(self, num_streams: int, num_tokens: int) -> None:
+        if not self._most_streams:
+            self._most_streams = self._least_streams = num_streams
+            self._most_tokens = self._least_tokens = num_tokens
+            return
+        self._most_streams = max(self._most_streams, num_streams)
+        self._most_tokens = max(self._most_tokens, num_tokens)
+        self._least_streams = min(self._least_streams, num_streams)
+        self._least_tokens = min(self._least_tokens, num_tokens)
 
     def _look_for_alone(self, ticks: float, now_seconds: float) -> None:
         self._alone_ticks += ticks
         seconds = now_seconds - self._alone_since_seconds
         is_whole = self._alone_ticks >= ALONE_WINDOW_TICKS and seconds >= ALONE_WINDOW_SECONDS
         if is_whole:
-            self._heed_alone(seconds / self._alone_ticks, seconds, is_of_events=True)
+            tick = seconds / self._alone_ticks
+            self._heed_alone(tick, seconds, is_of_events=True)
+            self.slowdown.show(
+                tick,
+                most=(self._most_streams, self._most_tokens),
+                least=(self._least_streams, self._least_tokens),
+                now_seconds=now_seconds,
+            )
             self._restart_alone(now_seconds)
         elif self.alone_seconds is None and seconds > 0.0:
             # A first guess: better than to take the replica to be as fast as is asked.
