@@ -157,6 +157,62 @@ def busy_since_the_router_started(events=None):
     return replica, first
 
 
+def test_a_replica_that_became_slower_whatever_it_has_to_do_keeps_the_best_it_can():
+    """A neighbour on its device: 23 ms a token become 60, beside a target of 50.
+
+    Four answers, as before: fewer would be no faster, and held to twice 23 ms it would take none
+    for hours. When the neighbour rests, the target counts again.
+    """
+    replica = ledger(capacity=10**6)
+    now, num_events = 0.0, 0
+    asked = profile(prompt=10, output=2000)
+    leases = [replica.reserve(asked, now_seconds=now) for _ in range(4)]
+
+    def passes(count, step):
+        nonlocal now, num_events
+        for _ in range(count):
+            num_events += 1
+            for lease in leases:
+                replica.streamed(lease, num_events=num_events, now_seconds=now)
+            now += step
+
+    passes(60, 0.023)
+    assert replica.alone_tpot_seconds == pytest.approx(0.023)
+    passes(60, 0.060)
+    assert replica.steps.slowdown.ratio == pytest.approx(0.060 / 0.023, rel=0.1)
+    assert replica.alone_tpot_seconds == pytest.approx(0.060, rel=0.1)
+    assert closed(replica, prompt=10, now=now) is None
+    passes(60, 0.125)
+    assert closed(replica, prompt=10, now=now) is None, "slower still, and no more to do"
+    passes(60, 0.023)
+    assert replica.alone_tpot_seconds == pytest.approx(0.023)
+    assert replica.steps.slowdown.ratio == 1.0
+
+
+@pytest.mark.parametrize("slower", [1.0, 3.0])
+def test_where_no_answer_is_streamed_the_engines_counters_show_that_it_became_slower(slower):
+    """Eight run, at 25 ms a token and then at three times that; a reading each second."""
+    replica = ledger(capacity=10**6)
+    for _ in range(8):
+        replica.reserve(profile(prompt=10, output=2000, is_stream=False), now_seconds=0.0)
+    replica.settle(now_seconds=0.5)
+    total, now = 0.0, 1.0
+    for step in (0.025, 0.025 * slower):
+        for _ in range(6):
+            now += 1.0
+            total += 8 / step
+            replica.apply_reading(
+                ReplicaReading(
+                    taken_at_seconds=now,
+                    kv_cache_utilization_ratio=0.1,
+                    kv_capacity_tokens=10**6,
+                    num_requests_running=8,
+                    num_generated_tokens_total=int(total),
+                )
+            )
+    assert replica.steps.slowdown.ratio == pytest.approx(slower, rel=0.05)
+
+
 def test_ticks_with_prompts_in_between_do_not_say_what_a_replica_does_alone():
     """A router starts under load: a tick of 100 ms, most of it a prompt, is no floor of 200 ms.
 

@@ -264,6 +264,7 @@ KEPT: dict[str, str] = {
     "replica.slowdown.RECOVERED_RATIO": "safety: a neighbour that is busy must not stop a service",
     "replica.slowdown.SHOWN_DRIFT_PER_SECOND": "runs are shorter than it takes",
     "replica.slowdown.SLOWED_RATIO": "safety: a neighbour that is busy must not stop a service",
+    "replica.slowdown.WEIGHT_TOKENS": "safety: a neighbour that is busy must not stop a service",
     "replica.slowdown.UNNOTICED_SECONDS": "safety: what a slow replica shows is no measure of it",
     "replica.step_clock.ALONE_DRIFT_PER_SECOND": "runs are shorter than it takes",
     "replica.step_clock.ALONE_WINDOW_SECONDS": "safety: a burst of events is no fast engine",

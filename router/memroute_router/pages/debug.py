@@ -166,5 +166,6 @@ def _replica(pool: Pool, replica: Replica, now_seconds: float) -> dict[str, Any]
         "prefill_tokens_per_second": round(1 / ledger.speed.token_seconds),
         "tpot_alone_seconds": None if tpot is None else round(tpot, 5),
         "step_seconds": round(ledger.steps.mean_seconds, 5),
+        "slowdown_ratio": round(ledger.steps.slowdown.ratio, 2),
         "reading_age_seconds": None if age is None else round(age, 3),
     }

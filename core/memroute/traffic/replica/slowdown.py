@@ -6,8 +6,9 @@ to tell that from a batch that is too large. What the replica has shown before t
 
 ```text
 shown     (n, k, t): n sequences with k tokens in the KV cache got a token each in t seconds
-at most   min over what was shown of t x max(1, n' / n, k' / k)
-          a step over twice as much takes at most twice as long: weights are read once for all
+at most   min over what was shown of t x max(1, n' / n, (k' + w) / (k + w))
+          a step over twice as much takes at most twice as long; weights, which are read once for
+          all, count as w tokens at the least
 at least  max over what was shown with no more sequences and tokens of t
 slowdown  what a tick takes now / what it takes otherwise, so between tick / at most and
           tick / at least
@@ -36,6 +37,10 @@ UNNOTICED_SECONDS: Final = 60.0
 # replica that has become slower for good is believed in the end.
 # Unit: ratio per second. Source: chosen by hand.
 SHOWN_DRIFT_PER_SECOND: Final = 0.01 / 60
+# What weights are read for in a step at the least, as tokens of the KV cache: a few of them more
+# or less are not seen beside it. Unit: tokens. Source: chosen by hand; 0.1 to 0.6 GB of KV cache,
+# where the weights of what is served have 1 GB and more.
+WEIGHT_TOKENS: Final = 2048
 # Classes of what was shown, by powers of two of its sequences: what an engine runs at once fits.
 # Unit: classes. Source: chosen by hand; 65,536 sequences.
 NUM_CLASSES: Final = 17
@@ -61,7 +66,8 @@ class Slowdown:
             if shown is None:
                 continue
             streams, tokens, seconds, at_seconds = shown
-            more = max(1.0, num_streams / streams, num_tokens / tokens)
+            of_tokens = (num_tokens + WEIGHT_TOKENS) / (tokens + WEIGHT_TOKENS)
+            more = max(1.0, num_streams / streams, of_tokens)
             bound = more * _faded(seconds, now_seconds - at_seconds)
             if most is None or bound < most:
                 most = bound
@@ -104,7 +110,7 @@ class Slowdown:
         elif proven >= SLOWED_RATIO:
             self.ratio = proven
             self._forget(now_seconds - UNNOTICED_SECONDS)
-        streams, tokens = max(1, least[0]), max(1, least[1])
+        streams, tokens = max(1, least[0]), max(0, least[1])
         seconds = tick_seconds / self.ratio
         # While it is slower, what is shown is reckoned from what was: it makes nothing younger.
         fades = self.ratio <= 1.0
