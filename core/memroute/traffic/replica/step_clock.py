@@ -141,7 +141,6 @@ class StepClock:
                     self.mean_seconds,
                     num_streams=num_streams,
                     num_tokens=num_tokens,
-                    now_seconds=now_seconds,
                 )
 
     def glimpse(
