@@ -3,6 +3,7 @@
 import pytest
 
 from memroute.traffic.replica.slowdown import RECOVERED_RATIO, SLOWED_RATIO, Slowdown
+from memroute.traffic.replica.step_clock import StepClock
 
 # What one step takes: weights, an answer's share of compute, and its part of the KV cache.
 WEIGHTS, ANSWER, TOKEN = 0.030, 0.0005, 0.0000005
@@ -202,3 +203,48 @@ def test_a_slowdown_without_a_measure_left_ends_by_itself():
     assert show(slowdown, 8, slower=2.0, now=30.0) == pytest.approx(2.0, rel=0.02)
     ratios = [show(slowdown, 8, slower=2.0, now=60.0 * minute) for minute in range(1, 600)]
     assert ratios[-1] == 1.0
+
+
+def tick(clock, now, seconds, count, *, is_between_prompts=True, num_streams=4):
+    """So many ticks of four answers; when the last one is over."""
+    for _ in range(count):
+        now += seconds
+        clock.advance(
+            1.0,
+            window_ticks=64.0,
+            now_seconds=now,
+            is_between_prompts=is_between_prompts,
+            num_streams=num_streams,
+            num_tokens=500 * num_streams,
+        )
+    return now
+
+
+def slowed_clock(ratio):
+    clock = StepClock()
+    now = tick(clock, 0.0, 0.035, 4000)
+    while clock.slowdown.ratio == 1.0 and now < 1000.0:
+        now = tick(clock, now, ratio * 0.035, 1)
+    assert clock.slowdown.ratio == pytest.approx(ratio, rel=0.1)
+    return clock, now
+
+
+@pytest.mark.parametrize("ratio", [1.6, 2.26, 10.0])
+def test_the_mean_from_before_takes_nothing_back(ratio):
+    """The first prompt after the gate has opened: the mean has ticks from before in it."""
+    clock, now = slowed_clock(ratio)
+    tick(clock, now, 1.1 * ratio * 0.035, 100, is_between_prompts=False)
+    assert clock.slowdown.ratio == pytest.approx(ratio, rel=0.1)
+
+
+def test_ticks_with_prompts_show_that_the_neighbour_rests():
+    clock, now = slowed_clock(2.26)
+    now = tick(clock, now, 1.2 * 0.035, 40, is_between_prompts=False)
+    assert clock.slowdown.ratio == 1.0
+
+
+def test_fewer_answers_than_ever_show_that_the_neighbour_rests():
+    """A step over half as much takes at least half as long."""
+    slowdown = known(8)
+    assert show(slowdown, 8, slower=2.26, now=100.0) > 2.0
+    assert show(slowdown, 7, now=110.0) == 1.0

@@ -9,7 +9,7 @@ shown     (n, k, t): n sequences with k tokens in the KV cache got a token each 
 at most   min over what was shown of m x t + max(0, k' - m x k) x c, where m = max(1, n' / n)
           a step over twice as much takes at most twice as long: weights are read once for all;
           what a token in the KV cache adds, c, is at most the least t / k that was shown
-at least  max over what was shown with no more sequences and tokens of t
+at least  max over what was shown of m x t - max(0, m x k - k') x c, where m = min(1, n' / n)
 slowdown  what a tick takes now / what it takes otherwise, so between tick / at most and
           tick / at least
 ```
@@ -96,24 +96,12 @@ class Slowdown:
 
     def most_seconds(self, num_streams: int, num_tokens: int) -> float | None:
         """What a tick takes at most with as much to do, by what was shown; None: unknown."""
-        a_token = math.inf
-        for shown in self._shown:
-            if shown is not None:
-                a_token = min(a_token, shown.seconds / shown.num_tokens)
-        most: float | None = None
-        for shown in self._shown:
-            if shown is None:
-                continue
-            times = max(1.0, num_streams / shown.num_streams)
-            more_tokens = max(0.0, num_tokens - times * shown.num_tokens)
-            seconds = (times * shown.seconds + more_tokens * a_token) * self._drift
-            if most is None or seconds < most:
-                most = seconds
-        return most
+        most = _most(self._shown, num_streams, num_tokens)
+        return None if most is None else most * self._drift
 
     def least_seconds(self, num_streams: int, num_tokens: int) -> float | None:
         """What a tick takes at least with as much to do, by what was shown; None: unknown."""
-        least = _longest(self._shown, num_streams, num_tokens)
+        least = _least(self._shown, num_streams, num_tokens)
         return None if least is None else least * self._drift
 
     def show(
@@ -165,7 +153,7 @@ class Slowdown:
         least = self.least_seconds(num_streams, num_tokens)
         if least is not None:
             self.ratio = min(self.ratio, tick_seconds / least)
-        slowed = _longest(self._meanwhile, num_streams, num_tokens)
+        slowed = _least(self._meanwhile, num_streams, num_tokens)
         is_over = slowed is not None and SLOWED_RATIO * tick_seconds < slowed
         if is_over or self.ratio < RECOVERED_RATIO:
             self._take_back()
@@ -218,15 +206,38 @@ class Slowdown:
                 self._shown[index] = None
 
 
-def _longest(known: list[Shown | None], num_streams: int, num_tokens: int) -> float | None:
-    """The longest tick that was shown with no more to do, before any drift; None: none was."""
-    longest: float | None = None
+def _token_seconds(known: list[Shown | None]) -> float:
+    """What a token in the KV cache adds to a tick at most; infinity: unknown."""
+    least = math.inf
     for shown in known:
-        if (
-            shown is not None
-            and shown.num_streams <= num_streams
-            and shown.num_tokens <= num_tokens
-            and (longest is None or shown.seconds > longest)
-        ):
-            longest = shown.seconds
-    return longest
+        if shown is not None:
+            least = min(least, shown.seconds / shown.num_tokens)
+    return least
+
+
+def _most(known: list[Shown | None], num_streams: int, num_tokens: int) -> float | None:
+    """The longest tick with as much to do that is in keeping with what was shown, undrifted."""
+    most, a_token = math.inf, _token_seconds(known)
+    for shown in known:
+        if shown is not None:
+            times = max(1.0, num_streams / shown.num_streams)
+            more_tokens = num_tokens - times * shown.num_tokens
+            seconds = times * shown.seconds
+            if more_tokens > 0.0:
+                seconds += more_tokens * a_token
+            most = min(most, seconds)
+    return most if most < math.inf else None
+
+
+def _least(known: list[Shown | None], num_streams: int, num_tokens: int) -> float | None:
+    """The shortest tick, likewise."""
+    least, a_token = 0.0, _token_seconds(known)
+    for shown in known:
+        if shown is not None:
+            times = min(1.0, num_streams / shown.num_streams)
+            fewer_tokens = times * shown.num_tokens - num_tokens
+            seconds = times * shown.seconds
+            if fewer_tokens > 0.0:
+                seconds -= fewer_tokens * a_token
+            least = max(least, seconds)
+    return least if least > 0.0 else None
