@@ -225,6 +225,7 @@ def slowed_clock(ratio):
     now = tick(clock, 0.0, 0.035, 4000)
     while clock.slowdown.ratio == 1.0 and now < 1000.0:
         now = tick(clock, now, ratio * 0.035, 1)
+    # However little of the first window was slow.
     assert clock.slowdown.ratio == pytest.approx(ratio, rel=0.1)
     return clock, now
 

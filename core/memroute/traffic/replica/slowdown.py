@@ -133,7 +133,8 @@ class Slowdown:
             self.ratio = max(self.ratio, sure)
             self.bound(tick_seconds, num_streams=least[0], num_tokens=least[1])
         elif sure >= SLOWED_RATIO:
-            self.ratio = sure
+            # The first window began before it: the second tells how slow it is.
+            self.ratio = proven
             self._forget(now_seconds - UNNOTICED_SECONDS)
         now = Shown(
             max(1, least[0]),
