@@ -2,6 +2,7 @@
 
 import pytest
 
+from memroute.traffic.replica import ReplicaLedger, ReplicaReading
 from memroute.traffic.replica.slowdown import RECOVERED_RATIO, SLOWED_RATIO, Slowdown
 from memroute.traffic.replica.step_clock import StepClock
 
@@ -249,3 +250,66 @@ def test_fewer_answers_than_ever_show_that_the_neighbour_rests():
     slowdown = known(8)
     assert show(slowdown, 8, slower=2.26, now=100.0) > 2.0
     assert show(slowdown, 7, now=110.0) == 1.0
+
+
+def test_what_others_run_there_is_work():
+    """Requests that no router reports, by the engine's readings."""
+    clock = StepClock()
+    now = tick(clock, 0.0, 0.035, 4000)
+    clock.foreign_streams, clock.foreign_tokens = 12, 6_000
+    now = tick(clock, now, 3.0 * 0.035, 100)
+    assert clock.slowdown.ratio == 1.0
+    clock.foreign_streams = clock.foreign_tokens = 0
+    tick(clock, now, 3.0 * 0.035, 100)
+    assert clock.slowdown.ratio == pytest.approx(3.0, rel=0.1)
+
+
+def test_what_others_run_there_counts_from_one_reading_to_the_one_after_the_next():
+    """It may have ended just after the reading, or begun just before."""
+    ledger = ReplicaLedger("a", promised_capacity_tokens=10_000)
+    seen = []
+    for number, running in enumerate((0, 5, 0, 0)):
+        ledger.apply_reading(
+            ReplicaReading(
+                taken_at_seconds=float(number),
+                kv_cache_utilization_ratio=0.1 * running,
+                kv_capacity_tokens=10_000,
+                num_requests_running=running,
+                num_requests_waiting=0,
+            )
+        )
+        seen.append((ledger.steps.foreign_streams, ledger.steps.foreign_tokens))
+    assert seen == [(0, 0), (5, 5_000), (5, 5_000), (0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("ran", "running", "waiting", "prompt_tokens", "is_heard"),
+    [
+        (10, 10, 0, 0, True),
+        (10, 9, 0, 0, True),
+        (10, 4, 0, 0, False),
+        (10, 10, 1, 0, False),
+        (10, 10, 0, 400, False),
+    ],
+)
+def test_counters_show_a_slowdown_only_where_the_work_stayed_the_same(
+    ran, running, waiting, prompt_tokens, is_heard
+):
+    """Running requests that left, and prompts that others sent, make tokens rarer, too."""
+    ledger = ReplicaLedger("a")
+    generated = prompts = 0
+    for number in range(300):
+        is_late = number >= 290
+        generated += 10 * (10 if is_late else 30)
+        prompts += prompt_tokens if is_late else 0
+        ledger.apply_reading(
+            ReplicaReading(
+                taken_at_seconds=float(number),
+                kv_cache_utilization_ratio=None,
+                num_requests_running=running if is_late and number % 2 else ran,
+                num_requests_waiting=waiting if is_late else 0,
+                num_computed_tokens_total=generated + prompts,
+                num_generated_tokens_total=generated,
+            )
+        )
+    assert (ledger.steps.slowdown.ratio > 1.0) is is_heard

@@ -120,7 +120,7 @@ class ReplicaLedger(SharedRequests):
                 # It computed something since the last reading, so it lived at that moment.
                 alive_at = last.taken_at_seconds
                 self.progressed_at_seconds = max(self.progressed_at_seconds, alive_at)
-        held = self.held_tokens
+        held, had_foreign = self.held_tokens, self.foreign_tokens
         self.reading = reading
         self._projected_tokens = -1
         self.sent_since_reading_tokens = 0
@@ -159,9 +159,7 @@ class ReplicaLedger(SharedRequests):
             if measured < seen:
                 self.sharing_ratio = max(MIN_SHARING_RATIO, measured / seen)
                 self.pinned_ratio = min(1.0, (seen - measured) / hits) if hits else 0.0
-        waiting, running = reading.num_requests_waiting, reading.num_requests_running
-        self.num_foreign_waiting = max(0, (waiting or 0) - num_sent)
-        self.num_foreign_running = max(0, (running or 0) - self.num_streams - num_sent)
+        self._count_foreign(reading, num_sent, had_foreign)
 
     # What decisions ask.
 
@@ -254,6 +252,15 @@ class ReplicaLedger(SharedRequests):
         if limit is None or (of_rank is not None and of_rank < limit):
             limit = of_rank
         self.limit_tokens = limit
+
+    def _count_foreign(self, reading: ReplicaReading, num_sent: int, had_tokens: int) -> None:
+        """Requests there that no router reports; ``had_tokens``: held by them, as read before."""
+        waiting, running = reading.num_requests_waiting, reading.num_requests_running
+        ran = self.num_foreign_running
+        self.num_foreign_waiting = max(0, (waiting or 0) - num_sent)
+        self.num_foreign_running = max(0, (running or 0) - self.num_streams - num_sent)
+        self.steps.foreign_streams = max(ran, self.num_foreign_running)
+        self.steps.foreign_tokens = max(had_tokens, self.foreign_tokens)
 
     def _is_same_work(self, before: ReplicaReading, now: ReplicaReading) -> bool:
         """Whether as much ran between the two as at them, and no prompt was computed."""

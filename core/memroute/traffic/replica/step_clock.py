@@ -58,6 +58,7 @@ class StepClock:
         "_is_alone_of_events", "_is_mean_of_events", "_least_streams", "_least_tokens",
         "_most_streams", "_most_tokens", "_num_since_idle", "_passed_at_seconds",
         "_slowed_seconds", "_slowed_streams", "_slowed_ticks", "_slowed_tokens", "alone_seconds",
+        "foreign_streams", "foreign_tokens",
         "last_at_seconds", "led_since_seconds", "mean_seconds", "num_ticks", "reported_seconds",
         "slowdown",
     )  # fmt: skip
@@ -83,6 +84,9 @@ class StepClock:
         self._slowed_ticks = self._slowed_seconds = 0.0
         self._slowed_streams = self._slowed_tokens = 0
         """The same of a window while it is slower, prompts in it or not."""
+        self.foreign_streams = self.foreign_tokens = 0
+        """Sequences that decode there, and what they hold, of which no call here knows: at most,
+        by the last two readings. They are work of the replica's, too."""
         self.slowdown = Slowdown()
         """Whether ticks are longer for another reason than what the replica has to do."""
         self.led_since_seconds = -1.0
@@ -301,7 +305,10 @@ class StepClock:
             self._heed_alone(tick, seconds, is_of_events=True)
             self.slowdown.show(
                 tick,
-                most=(self._most_streams, self._most_tokens),
+                most=(
+                    self._most_streams + self.foreign_streams,
+                    self._most_tokens + self.foreign_tokens,
+                ),
                 least=(self._least_streams, self._least_tokens),
                 now_seconds=now_seconds,
             )
