@@ -179,8 +179,9 @@ def test_a_replica_that_became_slower_whatever_it_has_to_do_keeps_the_best_it_ca
     passes(60, 0.023)
     assert replica.alone_tpot_seconds == pytest.approx(0.023)
     passes(60, 0.060)
-    assert replica.steps.slowdown.ratio == pytest.approx(0.060 / 0.023, rel=0.1)
-    assert replica.alone_tpot_seconds == pytest.approx(0.060, rel=0.1)
+    # Its answers have grown meanwhile, so a part of it may be their work.
+    assert 2.0 < replica.steps.slowdown.ratio <= 0.060 / 0.023
+    assert 0.046 < replica.alone_tpot_seconds <= 0.060
     assert closed(replica, prompt=10, now=now) is None
     passes(60, 0.125)
     assert closed(replica, prompt=10, now=now) is None, "slower still, and no more to do"

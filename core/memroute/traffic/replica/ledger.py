@@ -40,6 +40,10 @@ MIN_SHARING_RATIO: Final = 0.02
 # Seconds of watched events that make one comparison with the engine's token counter.
 # Unit: seconds. Source: chosen by hand.
 COMPARED_SECONDS: Final = 2.0
+# Least number of running requests at one of two readings, over that at the other, so that what the
+# engine generated in between tells how long a token took each of them.
+# Unit: ratio. Source: chosen by hand.
+SAME_WORK_RATIO: Final = 0.8
 
 
 class ReplicaLedger(SharedRequests):
@@ -116,7 +120,7 @@ class ReplicaLedger(SharedRequests):
                 # It computed something since the last reading, so it lived at that moment.
                 alive_at = last.taken_at_seconds
                 self.progressed_at_seconds = max(self.progressed_at_seconds, alive_at)
-        held = self.held_tokens
+        held, had_foreign = self.held_tokens, self.foreign_tokens
         self.reading = reading
         self._projected_tokens = -1
         self.sent_since_reading_tokens = 0
@@ -155,9 +159,7 @@ class ReplicaLedger(SharedRequests):
             if measured < seen:
                 self.sharing_ratio = max(MIN_SHARING_RATIO, measured / seen)
                 self.pinned_ratio = min(1.0, (seen - measured) / hits) if hits else 0.0
-        waiting, running = reading.num_requests_waiting, reading.num_requests_running
-        self.num_foreign_waiting = max(0, (waiting or 0) - num_sent)
-        self.num_foreign_running = max(0, (running or 0) - self.num_streams - num_sent)
+        self._count_foreign(reading, num_sent, had_foreign)
 
     # What decisions ask.
 
@@ -251,10 +253,38 @@ class ReplicaLedger(SharedRequests):
             limit = of_rank
         self.limit_tokens = limit
 
+    def _count_foreign(self, reading: ReplicaReading, num_sent: int, had_tokens: int) -> None:
+        """Requests there that no router reports; ``had_tokens``: held by them, as read before."""
+        waiting, running = reading.num_requests_waiting, reading.num_requests_running
+        ran = self.num_foreign_running
+        self.num_foreign_waiting = max(0, (waiting or 0) - num_sent)
+        self.num_foreign_running = max(0, (running or 0) - self.num_streams - num_sent)
+        self.steps.foreign_streams = max(ran, self.num_foreign_running)
+        self.steps.foreign_tokens = max(had_tokens, self.foreign_tokens)
+
+    def _is_same_work(self, before: ReplicaReading, now: ReplicaReading) -> bool:
+        """Whether as much ran between the two as at them, and no prompt was computed."""
+        running, ran = now.num_requests_running, before.num_requests_running
+        if (
+            running is None
+            or ran is None
+            or min(running, ran) < SAME_WORK_RATIO * max(running, ran)
+        ):
+            return False
+        if self.num_pending or self._prompt_at_seconds >= before.taken_at_seconds:
+            return False
+        if before.num_requests_waiting or now.num_requests_waiting:
+            return False
+        # Whole answers do not show when their prompts are done, and others' not at all.
+        computed, had = now.num_computed_tokens_total, before.num_computed_tokens_total
+        generated, first = now.num_generated_tokens_total, before.num_generated_tokens_total
+        if computed is None or had is None or generated is None or first is None:
+            return True
+        return computed - had <= generated - first
+
     def _count_generated(self, before: ReplicaReading, now: ReplicaReading) -> None:
         """Learn from the engine's counters how long a token takes, and how many make an event."""
-        first_at = before.taken_at_seconds
-        seconds = now.taken_at_seconds - first_at
+        seconds = now.taken_at_seconds - before.taken_at_seconds
         first, last = before.num_generated_tokens_total, now.num_generated_tokens_total
         running, ran = now.num_requests_running, before.num_requests_running
         num_events, watched_seconds = self.seen_events, self.seen_seconds
@@ -264,7 +294,7 @@ class ReplicaLedger(SharedRequests):
             return
         tokens_per_second = (last - first) / (0.5 * (running + ran)) / seconds
         self.steps.report(1.0 / tokens_per_second)
-        if self._leader is None and not self.num_pending and self._prompt_at_seconds < first_at:
+        if self._leader is None and self._is_same_work(before, now):
             # No answer is read as it comes: the counters are all that shows a slowdown.
             held = self.own_tokens(self.steps.num_ticks)
             self.steps.slowdown.show(
@@ -272,6 +302,7 @@ class ReplicaLedger(SharedRequests):
                 most=(max(running, ran), held),
                 least=(min(running, ran), held),
                 now_seconds=now.taken_at_seconds,
+                is_of_events=False,
             )
         if watched_seconds >= COMPARED_SECONDS:
             # The tokens of those seconds in which events were watched.

@@ -56,7 +56,9 @@ class StepClock:
     __slots__ = (
         "_alone_since_seconds", "_alone_ticks", "_fraction", "_is_alone_guessed",
         "_is_alone_of_events", "_is_mean_of_events", "_least_streams", "_least_tokens",
-        "_most_streams", "_most_tokens", "_num_since_idle", "_passed_at_seconds", "alone_seconds",
+        "_most_streams", "_most_tokens", "_num_since_idle", "_passed_at_seconds",
+        "_slowed_seconds", "_slowed_streams", "_slowed_ticks", "_slowed_tokens", "alone_seconds",
+        "foreign_streams", "foreign_tokens",
         "last_at_seconds", "led_since_seconds", "mean_seconds", "num_ticks", "reported_seconds",
         "slowdown",
     )  # fmt: skip
@@ -79,6 +81,12 @@ class StepClock:
         self._alone_ticks = 0.0
         self._most_streams = self._most_tokens = self._least_streams = self._least_tokens = 0
         """What was there at most and at least in the window that is under way; 0: it is empty."""
+        self._slowed_ticks = self._slowed_seconds = 0.0
+        self._slowed_streams = self._slowed_tokens = 0
+        """The same of a window while it is slower, prompts in it or not."""
+        self.foreign_streams = self.foreign_tokens = 0
+        """Sequences that decode there, and what they hold, of which no call here knows: at most,
+        by the last two readings. They are work of the replica's, too."""
         self.slowdown = Slowdown()
         """Whether ticks are longer for another reason than what the replica has to do."""
         self.led_since_seconds = -1.0
@@ -117,6 +125,7 @@ class StepClock:
         last = self.last_at_seconds
         self.last_at_seconds = self._passed_at_seconds = now_seconds
         if last < 0:
+            self._slowed_ticks = 0.0
             self._restart_alone(now_seconds)
             return
         passed = now_seconds - last
@@ -136,13 +145,8 @@ class StepClock:
             self._look_for_alone(ticks, now_seconds)
         else:
             self._restart_alone(now_seconds)
-            if self.slowdown.ratio > 1.0 and self._num_since_idle >= MIN_WINDOW_TICKS:
-                self.slowdown.bound(
-                    self.mean_seconds,
-                    num_streams=num_streams,
-                    num_tokens=num_tokens,
-                    now_seconds=now_seconds,
-                )
+        if self.slowdown.ratio > 1.0:
+            self._look_for_end(ticks, gap, num_streams, num_tokens)
 
     def glimpse(
         self, tick_seconds: float, ticks: float, *, window_ticks: float, weight: float
@@ -171,6 +175,7 @@ class StepClock:
             # Else whole answers or the engine's counters have said it, which count tokens.
             self.mean_seconds *= ratio
         self._alone_ticks /= ratio
+        self._slowed_ticks /= ratio
         self.slowdown.rescale(ratio)
         if self._is_alone_of_events and self.alone_seconds is not None:
             self.alone_seconds *= ratio
@@ -244,6 +249,7 @@ class StepClock:
         self.last_at_seconds = self._passed_at_seconds = now_seconds
         if self.led_since_seconds < 0:
             self.led_since_seconds = now_seconds
+        self._slowed_ticks = 0.0
         self._restart_alone(now_seconds)
 
     def _count(self, ticks: float) -> None:
@@ -267,6 +273,29 @@ class StepClock:
         self._least_streams = min(self._least_streams, num_streams)
         self._least_tokens = min(self._least_tokens, num_tokens)
 
+    def _look_for_end(
+        self, ticks: float, gap_seconds: float, num_streams: int, num_tokens: int
+    ) -> None:
+        """It is slower than its work explains: a window of ticks, prompts or not, bounds that.
+
+        (The mean would not do: half of it may be from before.)
+        """
+        if self._slowed_ticks <= 0.0:
+            self._slowed_seconds = 0.0
+            self._slowed_streams, self._slowed_tokens = num_streams, num_tokens
+        self._slowed_ticks += ticks
+        self._slowed_seconds += ticks * gap_seconds
+        self._slowed_streams = min(self._slowed_streams, num_streams)
+        self._slowed_tokens = min(self._slowed_tokens, num_tokens)
+        ticks, seconds = self._slowed_ticks, self._slowed_seconds
+        if ticks >= ALONE_WINDOW_TICKS and seconds >= ALONE_WINDOW_SECONDS:
+            self.slowdown.bound(
+                seconds / ticks,
+                num_streams=self._slowed_streams,
+                num_tokens=self._slowed_tokens,
+            )
+            self._slowed_ticks = 0.0
+
     def _look_for_alone(self, ticks: float, now_seconds: float) -> None:
         self._alone_ticks += ticks
         seconds = now_seconds - self._alone_since_seconds
@@ -276,7 +305,10 @@ class StepClock:
             self._heed_alone(tick, seconds, is_of_events=True)
             self.slowdown.show(
                 tick,
-                most=(self._most_streams, self._most_tokens),
+                most=(
+                    self._most_streams + self.foreign_streams,
+                    self._most_tokens + self.foreign_tokens,
+                ),
                 least=(self._least_streams, self._least_tokens),
                 now_seconds=now_seconds,
             )
