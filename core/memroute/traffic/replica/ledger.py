@@ -32,7 +32,7 @@ from memroute.traffic.replica.host_cache import HostCache
 from memroute.traffic.replica.learned_limits import LearnedLimits
 from memroute.traffic.replica.peer_requests import SharedRequests
 from memroute.traffic.replica.predictions import Predictions
-from memroute.traffic.replica.reading import ReplicaReading
+from memroute.traffic.replica.reading import ReplicaReading, is_same_work
 
 # Least factor by which sharing scales our own count: a measured use of 0 is a reading that is off.
 # Unit: ratio. Source: a bound, chosen by hand.
@@ -40,10 +40,6 @@ MIN_SHARING_RATIO: Final = 0.02
 # Seconds of watched events that make one comparison with the engine's token counter.
 # Unit: seconds. Source: chosen by hand.
 COMPARED_SECONDS: Final = 2.0
-# Least number of running requests at one of two readings, over that at the other, so that what the
-# engine generated in between tells how long a token took each of them.
-# Unit: ratio. Source: chosen by hand.
-SAME_WORK_RATIO: Final = 0.8
 
 
 class ReplicaLedger(SharedRequests):
@@ -262,26 +258,6 @@ class ReplicaLedger(SharedRequests):
         self.steps.foreign_streams = max(ran, self.num_foreign_running)
         self.steps.foreign_tokens = max(had_tokens, self.foreign_tokens)
 
-    def _is_same_work(self, before: ReplicaReading, now: ReplicaReading) -> bool:
-        """Whether as much ran between the two as at them, and no prompt was computed."""
-        running, ran = now.num_requests_running, before.num_requests_running
-        if (
-            running is None
-            or ran is None
-            or min(running, ran) < SAME_WORK_RATIO * max(running, ran)
-        ):
-            return False
-        if self.num_pending or self._prompt_at_seconds >= before.taken_at_seconds:
-            return False
-        if before.num_requests_waiting or now.num_requests_waiting:
-            return False
-        # Whole answers do not show when their prompts are done, and others' not at all.
-        computed, had = now.num_computed_tokens_total, before.num_computed_tokens_total
-        generated, first = now.num_generated_tokens_total, before.num_generated_tokens_total
-        if computed is None or had is None or generated is None or first is None:
-            return True
-        return computed - had <= generated - first
-
     def _count_generated(self, before: ReplicaReading, now: ReplicaReading) -> None:
         """Learn from the engine's counters how long a token takes, and how many make an event."""
         seconds = now.taken_at_seconds - before.taken_at_seconds
@@ -294,7 +270,10 @@ class ReplicaLedger(SharedRequests):
             return
         tokens_per_second = (last - first) / (0.5 * (running + ran)) / seconds
         self.steps.report(1.0 / tokens_per_second)
-        if self._leader is None and self._is_same_work(before, now):
+        is_between_prompts = not self.num_pending and (
+            self._prompt_at_seconds < before.taken_at_seconds
+        )
+        if self._leader is None and is_between_prompts and is_same_work(before, now):
             # No answer is read as it comes: the counters are all that shows a slowdown.
             held = self.own_tokens(self.steps.num_ticks)
             self.steps.slowdown.show(

@@ -10,6 +10,10 @@ MAX_AGE_SECONDS: Final = 5.0
 # The same in scrape periods, where those are longer.
 # Unit: scrape periods. Source: chosen by hand.
 MAX_AGE_PERIODS: Final = 2.5
+# Least number of running requests at one of two readings, over that at the other, so that what the
+# engine generated in between tells how long a token took each of them.
+# Unit: ratio. Source: chosen by hand.
+SAME_WORK_RATIO: Final = 0.8
 
 
 def max_age_seconds(scrape_seconds: float) -> float:
@@ -48,3 +52,21 @@ class ReplicaReading:
     """LoRA adapters that requests use there now."""
     max_adapters: int | None = None
     """How many LoRA adapters the engine can use at once."""
+
+
+def is_same_work(before: ReplicaReading, now: ReplicaReading) -> bool:
+    """Whether as much ran between two readings as at them, and no prompt was computed.
+
+    As far as the engine's counters tell.
+    """
+    running, ran = now.num_requests_running, before.num_requests_running
+    if running is None or ran is None or min(running, ran) < SAME_WORK_RATIO * max(running, ran):
+        return False
+    if before.num_requests_waiting or now.num_requests_waiting:
+        return False
+    # Whole answers do not show when their prompts are done, and others' not at all.
+    computed, had = now.num_computed_tokens_total, before.num_computed_tokens_total
+    generated, first = now.num_generated_tokens_total, before.num_generated_tokens_total
+    if computed is None or had is None or generated is None or first is None:
+        return True
+    return computed - had <= generated - first

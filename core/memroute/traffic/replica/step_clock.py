@@ -24,6 +24,7 @@ tick takes, and the clock goes on by time (``pass_time``).
 from typing import Final
 
 from memroute.traffic.replica.slowdown import Slowdown
+from memroute.traffic.replica.tick_window import TickWindow
 
 # Least window of the mean: fewer ticks are noise.
 # Unit: ticks. Source: chosen by hand.
@@ -54,13 +55,10 @@ class StepClock:
     """Owns the ticks of one replica; the caller brings the wall clock."""
 
     __slots__ = (
-        "_alone_since_seconds", "_alone_ticks", "_fraction", "_is_alone_guessed",
-        "_is_alone_of_events", "_is_mean_of_events", "_least_streams", "_least_tokens",
-        "_most_streams", "_most_tokens", "_num_since_idle", "_passed_at_seconds",
-        "_slowed_seconds", "_slowed_streams", "_slowed_ticks", "_slowed_tokens", "alone_seconds",
-        "foreign_streams", "foreign_tokens",
-        "last_at_seconds", "led_since_seconds", "mean_seconds", "num_ticks", "reported_seconds",
-        "slowdown",
+        "_alone_since_seconds", "_between_prompts", "_fraction", "_is_alone_guessed",
+        "_is_alone_of_events", "_is_mean_of_events", "_num_since_idle", "_passed_at_seconds",
+        "_while_slower", "alone_seconds", "foreign_streams", "foreign_tokens", "last_at_seconds",
+        "led_since_seconds", "mean_seconds", "num_ticks", "reported_seconds", "slowdown",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -78,12 +76,9 @@ class StepClock:
         self._passed_at_seconds = -1.0
         self._num_since_idle = 0
         self._alone_since_seconds = -1.0
-        self._alone_ticks = 0.0
-        self._most_streams = self._most_tokens = self._least_streams = self._least_tokens = 0
-        """What was there at most and at least in the window that is under way; 0: it is empty."""
-        self._slowed_ticks = self._slowed_seconds = 0.0
-        self._slowed_streams = self._slowed_tokens = 0
-        """The same of a window while it is slower, prompts in it or not."""
+        self._between_prompts = TickWindow()
+        self._while_slower = TickWindow()
+        """Prompts in it or not."""
         self.foreign_streams = self.foreign_tokens = 0
         """Sequences that decode there, and what they hold, of which no call here knows: at most,
         by the last two readings. They are work of the replica's, too."""
@@ -125,7 +120,7 @@ class StepClock:
         last = self.last_at_seconds
         self.last_at_seconds = self._passed_at_seconds = now_seconds
         if last < 0:
-            self._slowed_ticks = 0.0
+            self._while_slower.restart()
             self._restart_alone(now_seconds)
             return
         passed = now_seconds - last
@@ -141,12 +136,15 @@ class StepClock:
         self._num_since_idle += max(1, int(ticks))
         self.glimpse(gap, ticks, window_ticks=window_ticks, weight=weight)
         if is_between_prompts:
-            self._note_work(num_streams, num_tokens)
-            self._look_for_alone(ticks, now_seconds)
+            window = self._between_prompts
+            window.add(ticks, passed, num_streams=num_streams, num_tokens=num_tokens)
+            self._look_for_alone(window, now_seconds)
         else:
             self._restart_alone(now_seconds)
         if self.slowdown.ratio > 1.0:
-            self._look_for_end(ticks, gap, num_streams, num_tokens)
+            window = self._while_slower
+            window.add(ticks, passed, num_streams=num_streams, num_tokens=num_tokens)
+            self._look_for_end(window)
 
     def glimpse(
         self, tick_seconds: float, ticks: float, *, window_ticks: float, weight: float
@@ -174,8 +172,8 @@ class StepClock:
         if self._is_mean_of_events:
             # Else whole answers or the engine's counters have said it, which count tokens.
             self.mean_seconds *= ratio
-        self._alone_ticks /= ratio
-        self._slowed_ticks /= ratio
+        self._between_prompts.ticks /= ratio
+        self._while_slower.ticks /= ratio
         self.slowdown.rescale(ratio)
         if self._is_alone_of_events and self.alone_seconds is not None:
             self.alone_seconds *= ratio
@@ -249,7 +247,7 @@ class StepClock:
         self.last_at_seconds = self._passed_at_seconds = now_seconds
         if self.led_since_seconds < 0:
             self.led_since_seconds = now_seconds
-        self._slowed_ticks = 0.0
+        self._while_slower.restart()
         self._restart_alone(now_seconds)
 
     def _count(self, ticks: float) -> None:
@@ -260,62 +258,35 @@ class StepClock:
 
     def _restart_alone(self, now_seconds: float) -> None:
         self._alone_since_seconds = now_seconds
-        self._alone_ticks = 0.0
-        self._most_streams = 0
+        self._between_prompts.restart()
 
-    def _note_work(self, num_streams: int, num_tokens: int) -> None:
-        if not self._most_streams:
-            self._most_streams = self._least_streams = num_streams
-            self._most_tokens = self._least_tokens = num_tokens
-            return
-        self._most_streams = max(self._most_streams, num_streams)
-        self._most_tokens = max(self._most_tokens, num_tokens)
-        self._least_streams = min(self._least_streams, num_streams)
-        self._least_tokens = min(self._least_tokens, num_tokens)
-
-    def _look_for_end(
-        self, ticks: float, gap_seconds: float, num_streams: int, num_tokens: int
-    ) -> None:
+    def _look_for_end(self, window: TickWindow) -> None:
         """It is slower than its work explains: a window of ticks, prompts or not, bounds that.
 
         (The mean would not do: half of it may be from before.)
         """
-        if self._slowed_ticks <= 0.0:
-            self._slowed_seconds = 0.0
-            self._slowed_streams, self._slowed_tokens = num_streams, num_tokens
-        self._slowed_ticks += ticks
-        self._slowed_seconds += ticks * gap_seconds
-        self._slowed_streams = min(self._slowed_streams, num_streams)
-        self._slowed_tokens = min(self._slowed_tokens, num_tokens)
-        ticks, seconds = self._slowed_ticks, self._slowed_seconds
-        if ticks >= ALONE_WINDOW_TICKS and seconds >= ALONE_WINDOW_SECONDS:
+        if window.is_whole(ALONE_WINDOW_TICKS, ALONE_WINDOW_SECONDS):
             self.slowdown.bound(
-                seconds / ticks,
-                num_streams=self._slowed_streams,
-                num_tokens=self._slowed_tokens,
+                window.tick_seconds,
+                num_streams=window.least_streams,
+                num_tokens=window.least_tokens,
             )
-            self._slowed_ticks = 0.0
+            window.restart()
 
-    def _look_for_alone(self, ticks: float, now_seconds: float) -> None:
-        self._alone_ticks += ticks
-        seconds = now_seconds - self._alone_since_seconds
-        is_whole = self._alone_ticks >= ALONE_WINDOW_TICKS and seconds >= ALONE_WINDOW_SECONDS
-        if is_whole:
-            tick = seconds / self._alone_ticks
-            self._heed_alone(tick, seconds, is_of_events=True)
+    def _look_for_alone(self, window: TickWindow, now_seconds: float) -> None:
+        if window.is_whole(ALONE_WINDOW_TICKS, ALONE_WINDOW_SECONDS):
+            self._heed_alone(window.tick_seconds, window.seconds, is_of_events=True)
+            foreign = self.foreign_streams, self.foreign_tokens
             self.slowdown.show(
-                tick,
-                most=(
-                    self._most_streams + self.foreign_streams,
-                    self._most_tokens + self.foreign_tokens,
-                ),
-                least=(self._least_streams, self._least_tokens),
+                window.tick_seconds,
+                most=(window.most_streams + foreign[0], window.most_tokens + foreign[1]),
+                least=(window.least_streams, window.least_tokens),
                 now_seconds=now_seconds,
             )
             self._restart_alone(now_seconds)
-        elif self.alone_seconds is None and seconds > 0.0:
+        elif self.alone_seconds is None and window.seconds > 0.0:
             # A first guess: better than to take the replica to be as fast as is asked.
-            self.alone_seconds = seconds / self._alone_ticks
+            self.alone_seconds = window.tick_seconds
             self._is_alone_of_events = True
 
     def _heed_alone(
