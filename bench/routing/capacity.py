@@ -13,7 +13,7 @@ from bench.routing.cases import Case
 from bench.routing.refusals import Refusals
 from memroute.traffic.admission import AdmissionSettings
 from memroute.traffic.dispatch import DispatchSettings
-from memroute_simulator.virtual.cluster import Cluster, Fleet
+from memroute_simulator.virtual.cluster import Cluster, Fleet, FleetEvent
 from memroute_simulator.virtual.mix import PLAIN, TrafficMix
 from memroute_simulator.virtual.outcome import Summary, summarize
 from memroute_simulator.virtual.router import RouterSettings
@@ -51,10 +51,12 @@ def run(
     mix: TrafficMix = PLAIN,
     num_routers: int | None = None,
     limits: AdmissionSettings | None = None,
+    events: tuple[FleetEvent, ...] = (),
 ) -> Point:
     """One run of a case at one rate, with ``times`` as many requests as usual.
 
     ``num_routers``: None for the case's own. ``limits``: memroute's; None for the defaults.
+    ``events``: what happens to the fleet meanwhile.
     """
     workload = case.workload(rate, seed, times=times)
     fleet = Fleet(
@@ -68,7 +70,7 @@ def run(
         ),
     )
     cluster = Cluster(fleet, seed=seed, sample_seconds=None)
-    outcomes = cluster.run(workload)
+    outcomes = cluster.run(workload, events)
     outcomes = outcomes[int(case.warm_up_ratio * len(outcomes)) :]
     summary = summarize(outcomes, case.target)
     span = max(1e-9, outcomes[-1].sent_seconds - outcomes[0].sent_seconds)

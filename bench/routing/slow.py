@@ -1,9 +1,10 @@
-"""Engines that are slower than the default targets, or nearly so: does the service go on?
+"""Engines that are slower than the default targets, or become so: does the service go on?
 
 Each case is a model on hardware that people give it, whose time per token alone is over the default
 ``tpotTargetMilliseconds`` of 50, or so little under it that a few requests together pass it.
 Targets stay at their defaults, as in an installation that nobody has tuned; all is as shipped:
-memroute guesses prefixes, and replicas are read once a second.
+memroute guesses prefixes, and replicas are read once a second. In some cases all replicas become
+slower while requests come: engines beside them, on devices that they share, have become busy.
 
 Rates are shares of what least-request carries: the highest rate at which 95 % of its first tokens
 are there within the target for them. Time per token is not judged: nobody could meet it.
@@ -14,9 +15,11 @@ from dataclasses import dataclass
 
 from bench.routing.capacity import Point, run, search
 from bench.routing.cases import Case, Generate, named
+from bench.routing.faults import SLICED_RATIO
 from memroute.catalog import accelerator_by_name, architecture_for_model
 from memroute.footprint import Parallelism, Quantization
 from memroute_simulator.engine.spec import EngineSpec
+from memroute_simulator.virtual.cluster import FleetChange, FleetEvent
 from memroute_simulator.virtual.outcome import LatencyTarget
 from memroute_simulator.virtual.router import MEMROUTE, RouterSettings
 
@@ -29,6 +32,8 @@ CONTEXT_TOKENS = 8192
 # first. A shorter run would find rates that nobody could go on with.
 SENDING_SECONDS = 180.0
 MIN_REQUESTS = 200
+# When all replicas become slower, in the cases in which they do.
+SLOWER_AT_SECONDS = 60.0
 # Of the request whose time per token alone is told, tokens: a usual chat.
 ALONE_TOKENS = 1024
 TARGET = LatencyTarget(tpot_seconds=math.inf)
@@ -47,6 +52,23 @@ class SlowCase:
     tensor_parallel_size: int = 1
     quantization: Quantization = Quantization.NONE
     workload: str = "sharegpt"
+    slowdown_ratio: float = 1.0
+    """How many times slower all replicas become, whatever they have to do."""
+
+    @property
+    def events(self) -> tuple[FleetEvent, ...]:
+        """What happens to the fleet."""
+        if self.slowdown_ratio <= 1.0:
+            return ()
+        return tuple(
+            FleetEvent(
+                at_seconds=SLOWER_AT_SECONDS,
+                change=FleetChange.SLOW,
+                replica=str(number),
+                slowdown_ratio=self.slowdown_ratio,
+            )
+            for number in range(self.num_replicas)
+        )
 
     def engine(self) -> EngineSpec:
         """One replica; its KV cache is what the weights leave."""
@@ -123,22 +145,41 @@ SLOW_CASES = {
         about="4 x Qwen3-8B on an A10G each: 35 ms, which a dozen requests bring over the target",
         model="Qwen/Qwen3-8B", accelerator="A10G", num_replicas=4, first_rate=6.0,
     ),
+    "qwen-8b-a10g-shared": SlowCase(
+        about="the same; after a minute an engine beside each is busy: 2.26 times slower",
+        model="Qwen/Qwen3-8B", accelerator="A10G", num_replicas=4, first_rate=5.0,
+        slowdown_ratio=SLICED_RATIO,
+    ),
+    "llama-8b-l4-shared": SlowCase(
+        about="4 x Llama-3.1-8B on an L4 each, the same happens to them",
+        model="meta-llama/Llama-3.1-8B-Instruct", accelerator="L4", num_replicas=4,
+        first_rate=4.0, slowdown_ratio=SLICED_RATIO,
+    ),
 }  # fmt: skip
 """By name."""
 
 
 def carried_per_second(name: str, seed: int) -> float:
     """The highest rate at which least-request has 95 % of the first tokens in time."""
-    case = SLOW_CASES[name].case(name)
-    rate, _ = search(lambda rate: _at(case, LEAST_REQUEST, rate, seed), case.first_rate)
+    slow = SLOW_CASES[name]
+    rate, _ = search(lambda rate: _at(slow, name, LEAST_REQUEST, rate, seed), slow.first_rate)
     return rate
 
 
 def run_slow(name: str, policy: str, *, rate: float, seed: int) -> Point:
     """One run at one rate."""
-    return _at(SLOW_CASES[name].case(name), policy, rate, seed)
+    return _at(SLOW_CASES[name], name, policy, rate, seed)
 
 
-def _at(case: Case, policy: str, rate: float, seed: int) -> Point:
+def _at(slow: SlowCase, name: str, policy: str, rate: float, seed: int) -> Point:
+    case = slow.case(name)
     times = max(1.0, rate * SENDING_SECONDS / case.num_requests)
-    return run(case, policy, rate=rate, seed=seed, scrape_seconds=SCRAPE_SECONDS, times=times)
+    return run(
+        case,
+        policy,
+        rate=rate,
+        seed=seed,
+        scrape_seconds=SCRAPE_SECONDS,
+        times=times,
+        events=slow.events,
+    )

@@ -123,6 +123,9 @@ def test_slow_cases_are_slow_and_their_targets_are_the_defaults():
         assert case.target.ttft_seconds == LatencyTarget().ttft_seconds
         needed = case.engines[0][0].layout.blocks_for(8192)
         assert case.engines[0][0].total_blocks > needed, "one sequence of the whole context fits"
+        becomes_slower = {event.slowdown_ratio for event in slow.events}
+        assert becomes_slower == ({2.26} if name.endswith("-shared") else set())
+        assert len(slow.events) in {0, slow.num_replicas}
     over = [name for name, slow in SLOW_CASES.items() if slow.tpot_alone_seconds > 0.05]
     assert {"llama-8b-l4", "qwen-32b-a100", "llama-70b-l40s"} <= set(over)
 
