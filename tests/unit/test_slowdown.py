@@ -3,7 +3,13 @@
 import pytest
 
 from memroute.traffic.replica import ReplicaLedger, ReplicaReading
-from memroute.traffic.replica.slowdown import RECOVERED_RATIO, SLOWED_RATIO, Slowdown
+from memroute.traffic.replica.slowdown import (
+    NUM_CLASSES,
+    RECOVERED_RATIO,
+    SLOWED_RATIO,
+    Slowdown,
+    _class_of,
+)
 from memroute.traffic.replica.step_clock import StepClock
 
 # What one step takes: weights, an answer's share of compute, and its part of the KV cache.
@@ -313,3 +319,22 @@ def test_counters_show_a_slowdown_only_where_the_work_stayed_the_same(
             )
         )
     assert (ledger.steps.slowdown.ratio > 1.0) is is_heard
+
+
+def test_what_few_have_shown_does_not_replace_what_many_have():
+    """Two say less of eight than seven do: 4 times as much to do, against 8 / 7."""
+    slowdown = Slowdown()
+    for count in (7, 7, 5, 5, 2, 2, 3, 3):
+        show(slowdown, count)
+    bound = slowdown.most_seconds(8, 4_000)
+    assert bound is not None
+    assert bound < 1.5 * step_seconds(8, 4_000)
+
+
+def test_every_number_of_sequences_has_a_class():
+    """In order, and none beyond what is kept."""
+    classes = [_class_of(number) for number in (*range(1, 2000), 2**16 - 1, 2**16, 10**9)]
+    assert classes == sorted(classes)
+    assert classes[:15] == list(range(1, 16))
+    assert 0 <= min(classes) <= max(classes) < NUM_CLASSES
+    assert len({_class_of(number) for number in range(16, 32)}) == 4

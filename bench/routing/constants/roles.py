@@ -261,6 +261,7 @@ KEPT: dict[str, str] = {
     "replica.rate.HALF_LIFE_SECONDS": _RULE,
     "replica.reading.MAX_AGE_SECONDS": "safety: replicas that nobody can read come last",
     "replica.reading.SAME_WORK_RATIO": "safety: a batch that changes is no slow replica",
+    "replica.slowdown.EXACT_CLASSES": "a bound of memory",
     "replica.slowdown.MAX_DRIFT_SECONDS": "runs are shorter than it takes",
     "replica.slowdown.NUM_CLASSES": "a bound of memory",
     "replica.slowdown.RECOVERED_RATIO": "safety: a neighbour that is busy must not stop a service",

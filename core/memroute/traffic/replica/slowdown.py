@@ -48,9 +48,12 @@ MAX_DRIFT_SECONDS: Final = 60.0
 # Unit: tokens. Source: chosen by hand; 0.1 to 0.6 GB of KV cache, where the weights of what is
 # served have 1 GB and more.
 WEIGHT_TOKENS: Final = 2048
-# Classes of what was shown, by powers of two of its sequences: what an engine runs at once fits.
-# Unit: classes. Source: chosen by hand; 65,536 sequences.
-NUM_CLASSES: Final = 17
+# Classes of what was shown, by its sequences; what an engine runs at once fits.
+# Unit: classes. Source: chosen by hand; to 65,536 sequences.
+NUM_CLASSES: Final = 64
+# Numbers of sequences that are a class of their own.
+# Unit: sequences, a power of two. Source: chosen by hand.
+EXACT_CLASSES: Final = 16
 
 
 class Shown:
@@ -184,7 +187,7 @@ class Slowdown:
         The last event of an answer carries fewer tokens than others, so one window may look fast.
         """
         streams = min(now.num_streams, before.num_streams)
-        index = min(NUM_CLASSES, streams.bit_length()) - 1
+        index = _class_of(streams)
         kept = Shown(
             streams,
             min(now.num_tokens, before.num_tokens),
@@ -210,6 +213,18 @@ class Slowdown:
         for index, shown in enumerate(self._shown):
             if shown is not None and shown.new_at_seconds >= since_seconds:
                 self._shown[index] = None
+
+
+def _class_of(num_streams: int) -> int:
+    """Each number by itself below sixteen, from there on by quarters of a power of two.
+
+    What few of a class have shown would replace what many have, which says more of still more.
+    """
+    if num_streams < EXACT_CLASSES:
+        return num_streams
+    bits = num_streams.bit_length()
+    quarter = (num_streams >> (bits - 3)) & 3
+    return min(NUM_CLASSES - 1, EXACT_CLASSES + 4 * (bits - EXACT_CLASSES.bit_length()) + quarter)
 
 
 def _token_seconds(known: list[Shown | None]) -> float:
