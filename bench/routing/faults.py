@@ -51,6 +51,21 @@ def _event(at_seconds: float, change: FleetChange, replica: str = VICTIM) -> Fle
     return FleetEvent(at_seconds=at_seconds, change=change, replica=replica)
 
 
+def all_slower(
+    at_seconds: float, *, num_replicas: int, slowdown_ratio: float = SLICED_RATIO
+) -> tuple[FleetEvent, ...]:
+    """All replicas become slower at one moment, whatever they have to do."""
+    return tuple(
+        FleetEvent(
+            at_seconds=at_seconds,
+            change=FleetChange.SLOW,
+            replica=str(number),
+            slowdown_ratio=slowdown_ratio,
+        )
+        for number in range(num_replicas)
+    )
+
+
 SCENARIOS = {
     "never-answered": Scenario(
         about="it takes requests and answers none, from the start; its metrics say idle",
@@ -86,15 +101,7 @@ SCENARIOS = {
     ),
     "neighbours": Scenario(
         about="engines beside all four, on A10Gs, become busy: time slices, 2.26 times slower",
-        events=tuple(
-            FleetEvent(
-                at_seconds=20.0,
-                change=FleetChange.SLOW,
-                replica=str(number),
-                slowdown_ratio=SLICED_RATIO,
-            )
-            for number in range(4)
-        ),
+        events=all_slower(20.0, num_replicas=4),
         rate=2.0,
         accelerator="A10G",
         kv_tokens=30_000,

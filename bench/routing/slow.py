@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 from bench.routing.capacity import Point, run, search
 from bench.routing.cases import Case, Generate, named
-from bench.routing.faults import SLICED_RATIO
+from bench.routing.faults import SLICED_RATIO, all_slower
 from memroute.catalog import accelerator_by_name, architecture_for_model
 from memroute.footprint import Parallelism, Quantization
 from memroute_simulator.engine.spec import EngineSpec
-from memroute_simulator.virtual.cluster import FleetChange, FleetEvent
+from memroute_simulator.virtual.cluster import FleetEvent
 from memroute_simulator.virtual.outcome import LatencyTarget
 from memroute_simulator.virtual.router import MEMROUTE, RouterSettings
 
@@ -60,14 +60,10 @@ class SlowCase:
         """What happens to the fleet."""
         if self.slowdown_ratio <= 1.0:
             return ()
-        return tuple(
-            FleetEvent(
-                at_seconds=SLOWER_AT_SECONDS,
-                change=FleetChange.SLOW,
-                replica=str(number),
-                slowdown_ratio=self.slowdown_ratio,
-            )
-            for number in range(self.num_replicas)
+        return all_slower(
+            SLOWER_AT_SECONDS,
+            num_replicas=self.num_replicas,
+            slowdown_ratio=self.slowdown_ratio,
         )
 
     def engine(self) -> EngineSpec:

@@ -41,8 +41,9 @@ UNNOTICED_SECONDS: Final = 60.0
 # replica that has become slower for good is believed in the end.
 # Unit: ratio per second. Source: chosen by hand.
 SHOWN_DRIFT_PER_SECOND: Final = 0.01 / 60
-# Most time between two windows that counts for that: a replica that was idle has shown nothing.
-# Unit: seconds. Source: chosen by hand, as for the least window of the clock.
+# Most time between two windows that counts for that, here and for the least window of the clock: a
+# replica that was idle has shown nothing.
+# Unit: seconds. Source: chosen by hand.
 MAX_DRIFT_SECONDS: Final = 60.0
 # What reading the weights takes in a step at the least, in tokens of the KV cache.
 # Unit: tokens. Source: chosen by hand; 0.1 to 0.6 GB of KV cache, where the weights of what is
@@ -191,14 +192,13 @@ class Slowdown:
         kept = Shown(
             streams,
             min(now.num_tokens, before.num_tokens),
-            min(now.seconds, before.seconds),
+            (min if self.ratio > 1.0 else max)(now.seconds, before.seconds),
             new_at_seconds=now.new_at_seconds,
             is_of_events=now.is_of_events,
         )
         if self.ratio > 1.0:
             self._meanwhile[index] = kept
             return
-        kept.seconds = max(now.seconds, before.seconds)
         expected = self.most_seconds(streams, kept.num_tokens)
         if expected is not None and kept.seconds >= expected:
             return

@@ -23,7 +23,7 @@ tick takes, and the clock goes on by time (``pass_time``).
 
 from typing import Final
 
-from memroute.traffic.replica.slowdown import Slowdown
+from memroute.traffic.replica.slowdown import MAX_DRIFT_SECONDS, Slowdown
 from memroute.traffic.replica.tick_window import TickWindow
 
 # Least window of the mean: fewer ticks are noise.
@@ -294,7 +294,8 @@ class StepClock:
     ) -> None:
         known = self.alone_seconds
         if known is not None and not self._is_alone_guessed:
-            known *= 1.0 + ALONE_DRIFT_PER_SECOND * max(0.0, min(60.0, passed_seconds))
+            passed_seconds = max(0.0, min(MAX_DRIFT_SECONDS, passed_seconds))
+            known *= 1.0 + ALONE_DRIFT_PER_SECOND * passed_seconds
             if known <= tick_seconds:
                 self.alone_seconds = known
                 return
