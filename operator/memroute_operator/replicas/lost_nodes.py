@@ -26,6 +26,7 @@ Pure: facts in, decision out. Owns what it has seen.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import ceil, inf
 
 from memroute.placement import Reservation
 
@@ -34,6 +35,8 @@ from memroute.placement import Reservation
 BRAKE_RATIO = 0.5
 # How many renewals of its Lease a kubelet may miss before it counts as lost for the brake.
 MISSED_RENEWALS = 2
+# By how much a silence may be told too short, in seconds (``node_leases.MARK_SECONDS``).
+TOLD_SHORT_SECONDS = 10.0
 # A node that is still called ready when its Lease is older than this, in seconds, reports in
 # another way (virtual kubelets do): the Lease is no sign. Twice as long as Kubernetes' patience.
 NO_SIGN_SECONDS = 120.0
@@ -82,6 +85,17 @@ class NodeSight:
         )
 
     @property
+    def outlives_seconds(self) -> float | None:
+        """Whoever is silent for this long fell silent before this node last renewed its Lease.
+
+        Kubelets that fall silent together renewed last within one interval of each other. None
+        where its Lease does not show that it is there.
+        """
+        if not self.is_renewing or self.silent_seconds is None:
+            return None
+        return self.silent_seconds + self.renewal_seconds + TOLD_SHORT_SECONDS
+
+    @property
     def may_be_lost(self) -> bool:
         """Whether it is unreachable, or will be called so soon: it has missed two renewals."""
         if not self.is_reachable:
@@ -127,12 +141,10 @@ class LostNodes:
         is_braked = num_lost > BRAKE_RATIO * len(nodes)
         # What ends the brake is that nodes come back. The others get the whole time from then on.
         known = {} if is_braked else self._since
-        # Nor does a silence count while nobody knows whether the other kubelets renew.
-        num_renewing = sum(node.is_renewing for node in nodes.values())
-        is_alone = num_renewing >= (1 - BRAKE_RATIO) * len(nodes)
         if is_braked or self._counts_from is None:
             self._counts_from = now_seconds
-        counted_seconds = now_seconds - self._counts_from if is_alone else 0.0
+        counted_seconds = now_seconds - self._counts_from
+        alone_seconds = _alone_seconds(nodes)
         self._since = {name: known.get(name, now_seconds) for name in sorted(unreachable)}
         allowed = max(1, int(RATE_RATIO * len(nodes)))
         kept: dict[str, str] = {}
@@ -141,9 +153,11 @@ class LostNodes:
             if name in self._given_up_at and not is_braked:
                 continue
             wait = node_lost_seconds if nodes[name].exists else QUARANTINE_SECONDS
-            lost_for = max(
-                now_seconds - self._since[name], _silent_for(nodes[name], counted_seconds)
-            )
+            lost_for = now_seconds - self._since[name]
+            silent = nodes[name].silent_seconds
+            # A kubelet that says that it is not ready is there: Kubernetes has to agree.
+            if nodes[name].is_silent and silent is not None and silent >= alone_seconds:
+                lost_for = max(lost_for, min(silent, counted_seconds))
             if is_braked:
                 kept[name] = (
                     f"{num_lost} of {len(nodes)} GPU nodes are unreachable, and nothing "
@@ -166,14 +180,11 @@ class LostNodes:
         )
 
 
-def _silent_for(node: NodeSight, at_most_seconds: float) -> float:
-    """For how long its kubelet has been silent by its Lease; 0 where that does not count.
-
-    It counts where Kubernetes agrees: a kubelet that says that it is not ready is there.
-    """
-    if not node.is_silent or node.silent_seconds is None:
-        return 0.0
-    return min(node.silent_seconds, at_most_seconds)
+def _alone_seconds(nodes: Mapping[str, NodeSight]) -> float:
+    """From how long a silence on it is no outage: half of the nodes have renewed after it."""
+    outlives = sorted(s for node in nodes.values() if (s := node.outlives_seconds) is not None)
+    needed = max(1, ceil((1 - BRAKE_RATIO) * len(nodes)))
+    return outlives[needed - 1] if needed <= len(outlives) else inf
 
 
 @dataclass(slots=True, kw_only=True)
