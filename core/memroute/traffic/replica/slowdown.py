@@ -189,14 +189,16 @@ class Slowdown:
         """
         streams = min(now.num_streams, before.num_streams)
         index = _class_of(streams)
+        is_slower = self.ratio > 1.0
+        seconds = (now.seconds, before.seconds)
         kept = Shown(
             streams,
             min(now.num_tokens, before.num_tokens),
-            (min if self.ratio > 1.0 else max)(now.seconds, before.seconds),
+            min(seconds) if is_slower else max(seconds),
             new_at_seconds=now.new_at_seconds,
             is_of_events=now.is_of_events,
         )
-        if self.ratio > 1.0:
+        if is_slower:
             self._meanwhile[index] = kept
             return
         expected = self.most_seconds(streams, kept.num_tokens)
