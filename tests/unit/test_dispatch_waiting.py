@@ -376,3 +376,27 @@ def test_the_first_that_is_late_after_a_long_backlog_waits_for_its_turn():
                 placed.append(verdict)
     assert isinstance(told[late], Assignment), told[late].message
     assert len(told) == 3
+
+
+@pytest.mark.parametrize("why", ["its prompt is not there", "it is read no more"])
+def test_who_is_late_does_not_wait_beside_an_idle_replica(why):
+    """The idle one was busy until it was late. It waited its whole time for a, which is full."""
+    is_old = why == "it is read no more"
+    made = pool(hits=lambda _: {} if is_old else {"a": 890})
+    for name in "ab":
+        made.backends[name].ledger.speed.token_seconds = 1e-2
+    fill(made, "a", 800)
+    busy = fill(made, "b", 800)
+    late = Asking(prompt=900, output=50, deadline_seconds=1.0)
+    assert made.submit(late, now_seconds=0.0) is None
+    for step in range(1, 80):
+        read(made, "a", ratio=0.8, at=step / 10)
+        if not is_old:
+            read(made, "b", ratio=0.8, at=step / 10)
+        assert made.turns(now_seconds=step / 10) == []
+    made.backends["b"].ledger.release(busy, now_seconds=8.0)
+    read(made, "a", ratio=0.8, at=8.0)
+    if not is_old:
+        read(made, "b", at=8.0)
+    ((ticket, verdict),) = made.turns(now_seconds=8.0)
+    assert (ticket, verdict.choice.replica) == (late, "b")

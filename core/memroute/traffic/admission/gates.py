@@ -65,7 +65,7 @@ def reason_closed(
     ``work_tokens``: of the prompt, what the replica would have to compute. ``output_tokens``: of
     all its ``num_sequences`` together. (Adapters are looked at where the cost is: ``shortlist``.)
     """
-    if not ledger.num_streams and not ledger.num_pending and not ledger.foreign_tokens:
+    if ledger.is_idle:
         return None
     closed: ClosedReason | None = None
     if ledger.num_pending and _is_unproven(ledger, settings, now_seconds):

@@ -178,17 +178,23 @@ class Round(Generic[T]):
         if not found.is_best_open or found.open is None:
             return False
         ledger = found.open.ledger
-        claim = self._claims.get(ledger.replica)
-        if claim is not None and _goes_before(claim, held):
+        if self._is_claimed_before(held, ledger.replica):
             return False
-        for any_of in self._claims_on_any.values():
-            if any_of.replicas is not None and ledger.replica not in any_of.replicas:
-                continue
-            if _goes_before(any_of, held):
-                return False
         if not held.is_late:
             return True
         return wait_seconds(ledger, now_seconds=self._now_seconds) <= LATE_WAIT_SECONDS
+
+    def _is_claimed_before(self, held: QueuedRequest[Ask[T]], replica: str) -> bool:
+        """Whether the next room there is kept for an earlier request."""
+        claim = self._claims.get(replica)
+        if claim is not None and _goes_before(claim, held):
+            return True
+        for any_of in self._claims_on_any.values():
+            if any_of.replicas is not None and replica not in any_of.replicas:
+                continue
+            if _goes_before(any_of, held):
+                return True
+        return False
 
     def is_over_share(self, ask: Ask[T]) -> bool:
         """Whether those like it have had more than their share, as of the round's moment."""
@@ -225,12 +231,22 @@ class Round(Generic[T]):
             self._claims_on_any[lane] = Claim(held.tenant, held.priority, replicas)
 
     def _second_best(self, seen: list[QueuedRequest[Ask[T]]]) -> Turn[T] | None:
-        """A request that has no time left to wait for its best replica, and has another."""
+        """A request that has no time left to wait for its best replica, and has another.
+
+        One that is late already goes to an idle one, whatever that costs: it makes nobody wait.
+        """
         for held in seen:
             found = self._looks[held.item]
-            if not held.is_late and found.is_second_best_due(
-                deadline_seconds=held.deadline_seconds, now_seconds=self._now_seconds
-            ):
+            if found.open is None:
+                continue
+            ledger = found.open.ledger
+            if held.is_late:
+                is_due = ledger.is_idle and not self._is_claimed_before(held, ledger.replica)
+            else:
+                is_due = found.is_second_best_due(
+                    deadline_seconds=held.deadline_seconds, now_seconds=self._now_seconds
+                )
+            if is_due:
                 return Turn(held, shortlist=found)
         return None
 

@@ -175,6 +175,11 @@ class ReplicaLedger(SharedRequests):
         return len(in_use.union(self.adapters)) < reading.max_adapters
 
     @property
+    def is_idle(self) -> bool:
+        """Whether it has nothing to do, as far as this router can tell."""
+        return not self.num_streams and not self.num_pending and not self.foreign_tokens
+
+    @property
     def num_there(self) -> int:
         """Requests in the engine, ours and foreign, as far as this router can tell."""
         return (
