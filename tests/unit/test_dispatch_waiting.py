@@ -380,7 +380,7 @@ def test_the_first_that_is_late_after_a_long_backlog_waits_for_its_turn():
 
 @pytest.mark.parametrize("why", ["its prompt is not there", "it is read no more"])
 def test_who_is_late_does_not_wait_beside_an_idle_replica(why):
-    """The idle one was busy until it was late. It waited its whole time for a, which is full."""
+    """Replica b was idle too late for a second choice: the request waited its whole time for a."""
     is_old = why == "it is read no more"
     made = pool(hits=lambda _: {} if is_old else {"a": 890})
     for name in "ab":

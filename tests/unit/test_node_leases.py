@@ -1,5 +1,7 @@
 """One dead node is told from an outage of all, by Leases, and without comparing clocks."""
 
+from dataclasses import replace
+
 import pytest
 
 from cluster_stub import refuse
@@ -110,8 +112,15 @@ def test_who_renews_less_often_is_not_late_for_that():
         f"n{i}": NodeSight(exists=True, is_ready=True, silent_seconds=29.0, renewal_seconds=30.0)
         for i in range(4)
     }
-    assert decide(sights | {"x": silent(68.0)}).given_up == frozenset()
-    assert decide(sights | {"x": silent(69.0)}).given_up == {"x"}
+    assert decide(sights | {"x": silent(50.0)}).given_up == {"x"}
+
+
+def test_who_renews_less_often_may_have_fallen_silent_with_the_others():
+    """Its last renewal may be 30 s older than theirs, and is told 10 s too short at most."""
+    others = {f"n{i}": silent(5.0, is_ready=True) for i in range(4)}
+    slow = replace(silent(44.0), renewal_seconds=30.0)
+    assert decide(others | {"x": slow}).given_up == frozenset()
+    assert decide(others | {"x": replace(slow, silent_seconds=45.0)}).given_up == {"x"}
 
 
 def test_a_lease_that_nobody_renews_is_no_sign():

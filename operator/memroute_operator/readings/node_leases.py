@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from memroute_kube import LEASES, ApiError, KubeObject, KubernetesClient
+from memroute_operator.replicas.lost_nodes import TOLD_SHORT_SECONDS
 
 LOGGER = logging.getLogger(__name__)
 NAMESPACE = "kube-node-lease"
@@ -29,7 +30,7 @@ RENEWAL_RATIO = 0.25
 RENEWAL_SECONDS = 10.0
 # How often a mark is taken, in seconds: as often as kubelets renew. A silence is told too short
 # by as much at the most.
-MARK_SECONDS = 10.0
+MARK_SECONDS = TOLD_SHORT_SECONDS
 # For how long marks are kept, in seconds: silences longer than that are told as this long.
 KEPT_SECONDS = 600.0
 # How old a list may be and still tell of the present, in seconds: half of a renewal's interval.

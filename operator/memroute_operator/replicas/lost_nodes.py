@@ -35,7 +35,7 @@ from memroute.placement import Reservation
 BRAKE_RATIO = 0.5
 # How many renewals of its Lease a kubelet may miss before it counts as lost for the brake.
 MISSED_RENEWALS = 2
-# By how much a silence may be told too short, in seconds (``node_leases.MARK_SECONDS``).
+# By how much a silence may be told too short, in seconds: readings of Leases are as coarse.
 TOLD_SHORT_SECONDS = 10.0
 # A node that is still called ready when its Lease is older than this, in seconds, reports in
 # another way (virtual kubelets do): the Lease is no sign. Twice as long as Kubernetes' patience.
@@ -84,16 +84,15 @@ class NodeSight:
             self.is_reachable and self.silent_seconds is not None and self.silent_seconds <= missed
         )
 
-    @property
-    def outlives_seconds(self) -> float | None:
-        """Whoever is silent for this long fell silent before this node last renewed its Lease.
+    def fell_silent_before(self, renewed_seconds: float) -> bool:
+        """Whether others have renewed, ``renewed_seconds`` ago, after its kubelet fell silent.
 
-        Kubelets that fall silent together renewed last within one interval of each other. None
-        where its Lease does not show that it is there.
+        A kubelet has renewed at most one interval before it falls silent. Kubernetes has to agree:
+        a kubelet that says that it is not ready is there.
         """
-        if not self.is_renewing or self.silent_seconds is None:
-            return None
-        return self.silent_seconds + self.renewal_seconds + TOLD_SHORT_SECONDS
+        if not self.is_silent or self.silent_seconds is None:
+            return False
+        return self.silent_seconds >= renewed_seconds + self.renewal_seconds + TOLD_SHORT_SECONDS
 
     @property
     def may_be_lost(self) -> bool:
@@ -144,7 +143,7 @@ class LostNodes:
         if is_braked or self._counts_from is None:
             self._counts_from = now_seconds
         counted_seconds = now_seconds - self._counts_from
-        alone_seconds = _alone_seconds(nodes)
+        renewed_seconds = _half_renewed_seconds(nodes)
         self._since = {name: known.get(name, now_seconds) for name in sorted(unreachable)}
         allowed = max(1, int(RATE_RATIO * len(nodes)))
         kept: dict[str, str] = {}
@@ -155,8 +154,7 @@ class LostNodes:
             wait = node_lost_seconds if nodes[name].exists else QUARANTINE_SECONDS
             lost_for = now_seconds - self._since[name]
             silent = nodes[name].silent_seconds
-            # A kubelet that says that it is not ready is there: Kubernetes has to agree.
-            if nodes[name].is_silent and silent is not None and silent >= alone_seconds:
+            if silent is not None and nodes[name].fell_silent_before(renewed_seconds):
                 lost_for = max(lost_for, min(silent, counted_seconds))
             if is_braked:
                 kept[name] = (
@@ -180,11 +178,15 @@ class LostNodes:
         )
 
 
-def _alone_seconds(nodes: Mapping[str, NodeSight]) -> float:
-    """From how long a silence on it is no outage: half of the nodes have renewed after it."""
-    outlives = sorted(s for node in nodes.values() if (s := node.outlives_seconds) is not None)
+def _half_renewed_seconds(nodes: Mapping[str, NodeSight]) -> float:
+    """Within how long at least half of the nodes have renewed their Leases; infinity: fewer do."""
+    silences = sorted(
+        node.silent_seconds
+        for node in nodes.values()
+        if node.is_renewing and node.silent_seconds is not None
+    )
     needed = max(1, ceil((1 - BRAKE_RATIO) * len(nodes)))
-    return outlives[needed - 1] if needed <= len(outlives) else inf
+    return silences[needed - 1] if needed <= len(silences) else inf
 
 
 @dataclass(slots=True, kw_only=True)

@@ -233,7 +233,7 @@ class Round(Generic[T]):
     def _second_best(self, seen: list[QueuedRequest[Ask[T]]]) -> Turn[T] | None:
         """A request that has no time left to wait for its best replica, and has another.
 
-        One that is late already goes to an idle one, whatever that costs: it makes nobody wait.
+        A late one goes to an idle replica, whatever that costs: it makes nobody wait there.
         """
         for held in seen:
             found = self._looks[held.item]
